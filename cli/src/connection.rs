@@ -1,0 +1,243 @@
+//! The Flight SQL connection that shell, load and demo share.
+
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef, UInt64Type};
+use arrow::record_batch::RecordBatch;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::sql::client::FlightSqlServiceClient;
+use arrow_flight::sql::{CommandStatementIngest, TableDefinitionOptions, TableExistsOption, TableNotExistOption};
+use arrow_flight::{Action, CancelFlightInfoRequest, FlightInfo, HandshakeRequest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use townlake_common::{Error, ErrorCode, Result};
+
+use crate::args::{ConnectArgs, LoadMode};
+
+/// The largest message that we take: frames of the server are about 1 MiB, one very wide row may be larger.
+const MESSAGE_LIMIT: usize = 64 << 20;
+
+/// An open, authenticated connection. Cheap to clone: clones share the HTTP/2 connection and the session.
+#[derive(Clone)]
+pub struct Connection {
+    channel: Channel,
+    token: Option<String>,
+    url: String,
+}
+
+/// A query that the server has planned: run it by reading its rows.
+pub struct Query {
+    /// The id under which `system.runtime.queries` shows it.
+    pub id: Option<String>,
+    /// The schema of the rows.
+    pub schema: SchemaRef,
+    info: FlightInfo,
+}
+
+/// Rows as they come.
+pub type Rows = BoxStream<'static, Result<RecordBatch>>;
+
+impl Connection {
+    /// Connects and signs in.
+    ///
+    /// Errors: `SOURCE_UNAVAILABLE` when nobody answers at the URL, `UNAUTHENTICATED` when the server refuses.
+    pub async fn open(args: &ConnectArgs) -> Result<Self> {
+        let url = normalise(&args.url)?;
+        let unreachable = |e: tonic::transport::Error| {
+            Error::new(ErrorCode::SourceUnavailable, format!("no Town Lake server answers at {url}"))
+                .with_hint("is it running? `townlake demo` starts one; --url names another")
+                .with_source(e)
+        };
+        let endpoint = Endpoint::from_shared(url.clone())
+            .map_err(|e| Error::new(ErrorCode::InvalidArgument, format!("{url} is not a URL")).with_source(e))?
+            .connect_timeout(Duration::from_secs(5))
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_while_idle(true);
+        let channel = endpoint.connect().await.map_err(unreachable)?;
+        let mut connection = Self { channel, token: args.token.clone(), url };
+        if let Some(user) = &args.user {
+            connection.sign_in(user, args.password.as_deref()).await?;
+        }
+        Ok(connection)
+    }
+
+    async fn sign_in(&mut self, user: &str, password: Option<&str>) -> Result<()> {
+        let password = match password {
+            Some(password) => password.to_string(),
+            None => rpassword::prompt_password(format!("Password for {user}: ")).map_err(|e| {
+                Error::new(ErrorCode::Unauthenticated, "no password was given")
+                    .with_hint("set TOWNLAKE_PASSWORD or use --password")
+                    .with_source(e)
+            })?,
+        };
+        // The crate's own handshake flattens a refusal into text; this keeps the typed status.
+        let basic = STANDARD.encode(format!("{user}:{password}"));
+        let mut request = tonic::Request::new(futures::stream::iter([HandshakeRequest::default()]));
+        let header = MetadataValue::try_from(format!("Basic {basic}"))
+            .map_err(|_| Error::internal("credentials do not fit into a header"))?;
+        request.metadata_mut().insert("authorization", header);
+        let answer = FlightServiceClient::new(self.channel.clone())
+            .handshake(request)
+            .await
+            .map_err(|status| Error::from_status("sign in", &status))?;
+        let header = answer.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let token = header.and_then(|value| value.strip_prefix("Bearer "));
+        self.token = Some(token.ok_or_else(|| Error::internal("the server gave no session token"))?.to_string());
+        Ok(())
+    }
+
+    fn client(&self) -> FlightSqlServiceClient<Channel> {
+        let inner = FlightServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_LIMIT);
+        let mut client = FlightSqlServiceClient::new_from_inner(inner);
+        if let Some(token) = &self.token {
+            client.set_token(token.clone());
+        }
+        client
+    }
+
+    /// Has the server plan a statement. It runs when its rows are read.
+    pub async fn query(&self, sql: &str) -> Result<Query> {
+        let info = self.client().execute(sql.to_string(), None).await.map_err(from_flight)?;
+        let schema = info.clone().try_decode_schema().map_err(from_arrow)?;
+        Ok(Query { id: query_id(&info), schema: SchemaRef::new(schema), info })
+    }
+
+    /// Runs a planned query. Dropping the stream cancels it.
+    pub async fn rows(&self, query: &Query) -> Result<Rows> {
+        let endpoint = query.info.endpoint.first().and_then(|endpoint| endpoint.ticket.clone());
+        let ticket = endpoint.ok_or_else(|| Error::internal("the server gave no ticket for the result"))?;
+        let stream = self.client().do_get(ticket).await.map_err(from_flight)?;
+        Ok(stream.map_err(from_flight).boxed())
+    }
+
+    /// Plans, runs and collects a small result.
+    pub async fn collect(&self, sql: &str) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let query = self.query(sql).await?;
+        let batches = self.rows(&query).await?.try_collect().await?;
+        Ok((query.schema, batches))
+    }
+
+    /// Runs a statement for its effect; the count of rows that it reports, if it does.
+    pub async fn run(&self, sql: &str) -> Result<Option<u64>> {
+        let (_, batches) = self.collect(sql).await?;
+        Ok(batches.first().and_then(affected_rows))
+    }
+
+    /// Cancels a query on the server.
+    pub async fn cancel(&self, query: &Query) -> Result<()> {
+        let action = Action::new(
+            "CancelFlightInfo",
+            prost::Message::encode_to_vec(&CancelFlightInfoRequest { info: Some(query.info.clone()) }),
+        );
+        let answers = self.client().do_action(action).await.map_err(from_flight)?;
+        answers.try_collect::<Vec<_>>().await.map_err(|status| Error::from_status("cancel", &status))?;
+        Ok(())
+    }
+
+    /// What the server says of a running query: the JSON of `townlake.query_progress`.
+    pub async fn progress(&self, query_id: &str) -> Result<serde_json::Value> {
+        let action = Action::new("townlake.query_progress", query_id.to_string());
+        let answers = self.client().do_action(action).await.map_err(from_flight)?;
+        let answers: Vec<_> = answers.try_collect().await.map_err(|status| Error::from_status("progress", &status))?;
+        let body = answers.first().map(|answer| answer.body.clone()).unwrap_or_default();
+        serde_json::from_slice(&body).map_err(|e| Error::internal("the progress answer is not JSON").with_source(e))
+    }
+
+    /// Streams batches into a table; returns the rows written. `table` is catalog, schema, name.
+    pub async fn ingest(&self, table: [&str; 3], mode: LoadMode, batches: BoxStream<'static, Result<RecordBatch>>) -> Result<u64> {
+        let (missing, existing) = match mode {
+            LoadMode::Create => (TableNotExistOption::Create, TableExistsOption::Fail),
+            LoadMode::Append => (TableNotExistOption::Create, TableExistsOption::Append),
+            LoadMode::Replace => (TableNotExistOption::Create, TableExistsOption::Replace),
+        };
+        let [catalog, schema, name] = table.map(str::to_string);
+        let command = CommandStatementIngest {
+            table_definition_options: Some(TableDefinitionOptions {
+                if_not_exist: missing as i32,
+                if_exists: existing as i32,
+            }),
+            table: name,
+            schema: Some(schema),
+            catalog: Some(catalog),
+            ..Default::default()
+        };
+        let batches = batches.map_err(|error| FlightError::ExternalError(Box::new(error)));
+        let rows = self.client().execute_ingest(command, batches).await.map_err(from_flight)?;
+        Ok(u64::try_from(rows).unwrap_or(0))
+    }
+}
+
+/// `host:port`, `grpc://…` and `grpc+tcp://…` as the URL that tonic takes.
+fn normalise(url: &str) -> Result<String> {
+    let rest = ["grpc+tcp://", "grpc://", "http://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+    match rest {
+        Some(rest) => Ok(format!("http://{rest}")),
+        None if url.contains("://") => Err(Error::new(ErrorCode::InvalidArgument, format!("cannot speak to {url}"))
+            .with_hint("the door speaks plain gRPC: http://host:port; put a TLS proxy in front where it must cross a network")),
+        None => Ok(format!("http://{url}")),
+    }
+}
+
+/// The query id that the server puts beside the schema.
+fn query_id(info: &FlightInfo) -> Option<String> {
+    let metadata: serde_json::Value = serde_json::from_slice(&info.app_metadata).ok()?;
+    Some(metadata.get("query_id")?.as_str()?.to_string())
+}
+
+/// The one number of the one row that a statement with an effect answers.
+pub fn affected_rows(batch: &RecordBatch) -> Option<u64> {
+    if batch.num_columns() != 1 || batch.num_rows() != 1 || batch.schema().field(0).name() != "count" {
+        return None;
+    }
+    let column = batch.column(0);
+    match column.data_type() {
+        DataType::Int64 => u64::try_from(column.as_primitive::<Int64Type>().value(0)).ok(),
+        DataType::UInt64 => Some(column.as_primitive::<UInt64Type>().value(0)),
+        _ => None,
+    }
+}
+
+fn from_arrow(error: arrow::error::ArrowError) -> Error {
+    use arrow::error::ArrowError;
+    match error {
+        ArrowError::ExternalError(source) => match source.downcast::<FlightError>() {
+            Ok(flight) => from_flight(*flight),
+            Err(source) => match source.downcast::<tonic::Status>() {
+                Ok(status) => Error::from_status("server", &status),
+                Err(source) => Error::internal(format!("the client failed: {source}")),
+            },
+        },
+        other => Error::internal(format!("the client failed: {other}")),
+    }
+}
+
+fn from_flight(error: FlightError) -> Error {
+    match error {
+        FlightError::Tonic(status) => Error::from_status("server", &status),
+        FlightError::Arrow(arrow) => from_arrow(arrow),
+        FlightError::ExternalError(source) => match source.downcast::<Error>() {
+            Ok(own) => *own,
+            Err(source) => Error::internal(format!("the client failed: {source}")),
+        },
+        other => Error::internal(format!("the client failed: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::normalise;
+
+    #[test]
+    fn takes_what_people_write() {
+        assert_eq!(normalise("localhost:50050").unwrap(), "http://localhost:50050");
+        assert_eq!(normalise("grpc://localhost:50050").unwrap(), "http://localhost:50050");
+        assert!(normalise("https://lake.example").is_err());
+    }
+}

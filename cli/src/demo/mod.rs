@@ -1,0 +1,99 @@
+//! `townlake demo`: data, a whole cluster, four questions, and a door that stays open until Ctrl-C.
+
+mod cluster;
+mod embedded;
+mod showcase;
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use rand::Rng;
+use rand::distr::Alphanumeric;
+use townlake_common::{Error, ErrorCode, Result};
+
+use crate::args::{ConnectArgs, DemoArgs};
+use crate::node::stop_signal;
+use crate::tpch::Table;
+
+/// The one user of a demo.
+const USER: &str = "demo";
+
+/// The tables that lie in Iceberg; `customer` and `nation` lie elsewhere.
+const LAKE_TABLES: [Table; 6] =
+    [Table::Region, Table::Supplier, Table::Part, Table::PartSupp, Table::Orders, Table::LineItem];
+
+/// The tables of the second catalog, `crm`.
+const CRM_TABLES: [Table; 2] = [Table::Nation, Table::Customer];
+
+/// Runs the command.
+pub async fn run(args: DemoArgs) -> Result<()> {
+    if !(args.scale > 0.0 && args.scale <= 100.0) {
+        let message = format!("the scale {} is not between 0 and 100", args.scale);
+        return Err(Error::new(ErrorCode::InvalidArgument, message));
+    }
+    let started = Instant::now();
+    tokio::select! {
+        outcome = show(&args, started) => outcome,
+        stopped = stop_signal() => stopped, // dropping the demo stops every process that it started
+    }
+}
+
+async fn show(args: &DemoArgs, started: Instant) -> Result<()> {
+    if args.embedded {
+        let demo = embedded::start(args.scale).await?;
+        finish(args, started, &demo.connect, showcase::Place::Embedded).await?;
+        demo.stop().await;
+    } else {
+        let demo = cluster::start(args.scale).await?;
+        finish(args, started, &demo.connect, showcase::Place::Cluster).await?;
+        drop(demo);
+    }
+    Ok(())
+}
+
+async fn finish(args: &DemoArgs, started: Instant, connect: &ConnectArgs, place: showcase::Place) -> Result<()> {
+    showcase::run(connect, place).await?;
+    println!("\nReady after {:.0} s.", started.elapsed().as_secs_f64());
+    if !args.exit {
+        print_doors(connect);
+        std::future::pending::<()>().await;
+    }
+    Ok(())
+}
+
+/// How to come in, for three kinds of client.
+fn print_doors(connect: &ConnectArgs) {
+    let (url, password) = (connect.url.as_str(), connect.password.as_deref().unwrap_or_default());
+    let address = url.strip_prefix("http://").unwrap_or(url);
+    let binary = std::env::current_exe().map_or_else(|_| "townlake".to_string(), |path| path.display().to_string());
+    println!(
+        "\nThe door is open until Ctrl-C:\n\
+         \n  shell   TOWNLAKE_PASSWORD={password} {binary} sql --url {url} --user {USER}\
+         \n  ADBC    adbc_driver_flightsql.dbapi.connect(\"grpc://{address}\", db_kwargs={{\"username\": \"{USER}\", \"password\": \"{password}\"}})\
+         \n  JDBC    jdbc:arrow-flight-sql://{address}?useEncryption=false&user={USER}&password={password}\n\
+         \n  catalogs: lake (Iceberg, schema tpch) and crm (schema public)\n"
+    );
+}
+
+/// A long step, with its name and its time.
+pub(super) async fn step<T>(name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let started = Instant::now();
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.set_message(name.to_string());
+    bar.enable_steady_tick(Duration::from_millis(120));
+    let outcome = work.await;
+    bar.finish_and_clear();
+    if outcome.is_ok() {
+        println!("✓ {name} ({:.1} s)", started.elapsed().as_secs_f64());
+    }
+    outcome
+}
+
+/// A fresh password for this one demo.
+pub(super) fn random_password() -> String {
+    rand::rng().sample_iter(Alphanumeric).take(16).map(char::from).collect()
+}

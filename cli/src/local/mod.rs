@@ -1,0 +1,13 @@
+//! A whole cluster as processes of this machine: for the demo, the benchmark and the end-to-end tests.
+//!
+//! Everything listens on loopback, keeps its files in one folder and dies with its guard.
+
+mod cluster;
+mod etcd;
+mod postgres;
+mod process;
+
+pub use cluster::{Cluster, ClusterSpec};
+pub use etcd::Etcd;
+pub use postgres::Postgres;
+pub use process::{Process, free_port, port_or_free};

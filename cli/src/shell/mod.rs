@@ -1,0 +1,107 @@
+//! `townlake sql`: the shell, and its non-interactive forms.
+
+mod editor;
+mod helpers;
+mod output;
+mod progress;
+mod statements;
+
+use std::io::{IsTerminal, Read};
+use std::time::Instant;
+
+use futures::StreamExt;
+use townlake_common::{Error, ErrorCode, Result};
+
+use crate::args::{OutputFormat, SqlArgs};
+use crate::connection::{Connection, Query};
+use crate::shell::output::Printer;
+
+/// Runs the command: `-e`, `-f`, standard input that is not a terminal, or the interactive shell.
+pub async fn run(args: SqlArgs) -> Result<()> {
+    let connection = Connection::open(&args.connect).await?;
+    let mut shell = Shell { connection, format: args.format, timing: true, interactive: false };
+    if let Some(text) = script(&args)? {
+        return shell.run_script(&text).await;
+    }
+    if args.format == OutputFormat::Parquet && std::io::stdout().is_terminal() {
+        return Err(Error::new(ErrorCode::InvalidArgument, "Parquet is not for a terminal")
+            .with_hint("redirect it: townlake sql --format parquet -e '…' > rows.parquet"));
+    }
+    shell.interactive = true;
+    editor::interact(&mut shell).await
+}
+
+/// The statements that the arguments name; nothing for an interactive session.
+fn script(args: &SqlArgs) -> Result<Option<String>> {
+    if let Some(text) = &args.execute {
+        return Ok(Some(text.clone()));
+    }
+    let unreadable = |name: String| {
+        move |e: std::io::Error| {
+            Error::new(ErrorCode::InvalidArgument, format!("{name} cannot be read")).with_source(e)
+        }
+    };
+    let from_stdin = || {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map_err(unreadable("standard input".to_string()))?;
+        Ok(Some(text))
+    };
+    match &args.file {
+        Some(path) if path.as_os_str() == "-" => from_stdin(),
+        Some(path) => std::fs::read_to_string(path).map(Some).map_err(unreadable(path.display().to_string())),
+        None if !std::io::stdin().is_terminal() => from_stdin(),
+        None => Ok(None),
+    }
+}
+
+/// One shell: a connection and how it shows things.
+pub struct Shell {
+    connection: Connection,
+    format: OutputFormat,
+    timing: bool,
+    interactive: bool,
+}
+
+impl Shell {
+    /// Runs statements one after the other; the first error ends it.
+    async fn run_script(&mut self, text: &str) -> Result<()> {
+        for statement in statements::split(text) {
+            if statement.starts_with('\\') {
+                self.helper(&statement).await?;
+            } else {
+                self.statement(&statement).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one statement and prints its rows. Ctrl-C cancels it on the server.
+    async fn statement(&mut self, sql: &str) -> Result<()> {
+        let started = Instant::now();
+        let query = self.connection.query(sql).await?;
+        let rows = tokio::select! {
+            rows = self.print_rows(&query) => rows?,
+            _ = tokio::signal::ctrl_c() => {
+                self.connection.cancel(&query).await?;
+                return Err(Error::new(ErrorCode::Cancelled, "the query was cancelled"));
+            }
+        };
+        if self.interactive && self.timing {
+            eprintln!("({rows}, {:.3} s)\n", started.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+
+    async fn print_rows(&self, query: &Query) -> Result<String> {
+        let progress = progress::show(self.connection.clone(), query.id.clone());
+        let mut rows = self.connection.rows(query).await?;
+        let mut printer = Printer::new(self.format, query.schema.clone())?;
+        while let Some(batch) = rows.next().await {
+            let batch = batch?;
+            progress.hide();
+            printer.print(&batch)?;
+        }
+        progress.hide();
+        printer.finish()
+    }
+}

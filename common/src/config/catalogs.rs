@@ -1,0 +1,153 @@
+//! `[catalogs.<name>]`: where the data lies, and who may read and write it.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::{Error, ErrorCode, Principal, Result, Secret};
+
+/// One catalog. The default is closed: without `readers` nobody sees it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum CatalogConfig {
+    /// Iceberg tables.
+    Iceberg(Box<IcebergCatalog>),
+    /// A Postgres database.
+    Postgres(Box<PostgresCatalog>),
+}
+
+/// An Iceberg catalog and the object store of its tables.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IcebergCatalog {
+    /// Which protocol the catalog speaks.
+    pub catalog: IcebergCatalogKind,
+    /// `sqlite:///path`, `postgres://…` or, for REST, `https://…`.
+    pub uri: Secret,
+    /// `file:///path` or `s3://bucket/prefix`; for REST the name that the server knows.
+    #[serde(default)]
+    pub warehouse: String,
+    /// The name under which an SQL catalog keeps its rows (`catalog_name`); by default the catalog's own name.
+    pub catalog_name: Option<String>,
+    /// REST: OAuth2 client credentials, `id:secret`.
+    pub credential: Option<Secret>,
+    /// REST: a bearer token.
+    pub token: Option<Secret>,
+    /// REST: OAuth2 scope.
+    pub scope: Option<String>,
+    /// S3: endpoint URL, where it is not AWS.
+    pub s3_endpoint: Option<String>,
+    /// S3: region, `auto` for R2.
+    pub s3_region: Option<String>,
+    /// S3: access key id.
+    pub s3_access_key_id: Option<Secret>,
+    /// S3: secret access key.
+    pub s3_secret_access_key: Option<Secret>,
+    /// S3: bucket in the path rather than in the host name.
+    #[serde(default)]
+    pub s3_path_style: bool,
+    /// Users and groups who may read.
+    #[serde(default)]
+    pub readers: Vec<String>,
+    /// Users and groups who may write (and read).
+    #[serde(default)]
+    pub writers: Vec<String>,
+}
+
+/// The protocol of an Iceberg catalog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IcebergCatalogKind {
+    /// The tables of pyiceberg's SQL catalog, in SQLite or Postgres.
+    Sql,
+    /// The Iceberg REST protocol.
+    Rest,
+}
+
+/// A Postgres database.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresCatalog {
+    /// `postgres://user:password@host:port/database`.
+    pub url: Secret,
+    /// TLS towards the server.
+    #[serde(default)]
+    pub tls: TlsMode,
+    /// A PEM file of certificate authorities, where the system's do not do.
+    pub tls_ca: Option<std::path::PathBuf>,
+    /// Connections to this database per process.
+    #[serde(default = "default_connections")]
+    pub connections: usize,
+    /// How long to wait for a connection.
+    #[serde(default = "default_connect_timeout", with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// A scan is cut into at most this many splits; 0 is twice the slots of the cluster.
+    #[serde(default)]
+    pub max_splits: usize,
+    /// Users and groups who may read.
+    #[serde(default)]
+    pub readers: Vec<String>,
+    /// Users and groups who may write: none can yet, the connector reads only.
+    #[serde(default)]
+    pub writers: Vec<String>,
+}
+
+/// TLS towards a source, in libpq's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsMode {
+    /// Never.
+    Disable,
+    /// Encrypted where the server can, unverified.
+    #[default]
+    Prefer,
+    /// Encrypted or not at all; the certificate is not verified.
+    Require,
+    /// Encrypted, certificate and host name verified.
+    VerifyFull,
+}
+
+impl CatalogConfig {
+    /// Whether the principal may read. Who may write may read.
+    pub fn readable_by(&self, principal: &Principal) -> bool {
+        principal.is_any_of(self.readers()) || self.writable_by(principal)
+    }
+
+    /// Whether the principal may write.
+    pub fn writable_by(&self, principal: &Principal) -> bool {
+        principal.is_any_of(self.writers())
+    }
+
+    /// The users and groups who may read.
+    pub fn readers(&self) -> &[String] {
+        match self {
+            Self::Iceberg(catalog) => &catalog.readers,
+            Self::Postgres(catalog) => &catalog.readers,
+        }
+    }
+
+    /// The users and groups who may write.
+    pub fn writers(&self) -> &[String] {
+        match self {
+            Self::Iceberg(catalog) => &catalog.writers,
+            Self::Postgres(catalog) => &catalog.writers,
+        }
+    }
+
+    pub(super) fn validate(&self, name: &str) -> Result<()> {
+        let Self::Iceberg(iceberg) = self else { return Ok(()) };
+        if iceberg.catalog == IcebergCatalogKind::Sql && iceberg.warehouse.is_empty() {
+            let message = format!("catalogs.{name}: an SQL catalog needs a `warehouse` (file:///… or s3://…)");
+            return Err(Error::new(ErrorCode::ConfigInvalid, message));
+        }
+        Ok(())
+    }
+}
+
+fn default_connections() -> usize {
+    16
+}
+
+fn default_connect_timeout() -> Duration {
+    Duration::from_secs(5)
+}

@@ -1,0 +1,150 @@
+//! The configuration: one TOML file, every key of which the environment can override.
+//!
+//! `TOWNLAKE_SECTION__KEY=value` overrides `[section] key`; a map goes deeper the same way
+//! (`TOWNLAKE_CATALOGS__CRM__URL=…`). Without a file the defaults and the environment alone make a configuration.
+//! Unknown keys are refused: a typing error must not silently switch something off.
+
+mod catalogs;
+mod sections;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use figment::Figment;
+use figment::providers::{Env, Format, Toml};
+use serde::Deserialize;
+
+pub use catalogs::{CatalogConfig, IcebergCatalog, IcebergCatalogKind, PostgresCatalog, TlsMode};
+pub use sections::{
+    AuthConfig, ClusterConfig, ExecutorConfig, LimitsConfig, MembershipKind, ServerConfig, StoreConfig, TokenConfig, UserConfig,
+};
+
+use crate::{Error, ErrorCode, Result};
+
+/// The whole configuration of one node. Each kind of node reads the sections that concern it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The public doors of a coordinator.
+    #[serde(default)]
+    pub server: ServerConfig,
+    /// How nodes find each other.
+    #[serde(default)]
+    pub cluster: ClusterConfig,
+    /// Where a coordinator keeps its state (audit, history).
+    #[serde(default)]
+    pub store: StoreConfig,
+    /// One executor node.
+    #[serde(default)]
+    pub executor: ExecutorConfig,
+    /// Who may come in.
+    #[serde(default)]
+    pub auth: AuthConfig,
+    /// Limits and defaults of queries.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// The catalogs by name.
+    #[serde(default)]
+    pub catalogs: BTreeMap<String, CatalogConfig>,
+}
+
+impl Config {
+    /// Reads `path` (or nothing) and the environment over it.
+    ///
+    /// Errors: `CONFIG_INVALID`, naming the file and the key, never the value.
+    pub fn load(path: Option<&Path>) -> Result<Self> {
+        let mut figment = Figment::new();
+        if let Some(path) = path {
+            if !path.is_file() {
+                let message = format!("the configuration file {} does not exist", path.display());
+                return Err(Error::new(ErrorCode::ConfigInvalid, message));
+            }
+            figment = figment.merge(Toml::file_exact(path));
+        }
+        Self::extract(figment.merge(environment()), path)
+    }
+
+    /// Reads a configuration from TOML text, without the environment.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        Self::extract(Figment::new().merge(Toml::string(text)), None)
+    }
+
+    fn extract(figment: Figment, path: Option<&Path>) -> Result<Self> {
+        let config: Self = figment.extract().map_err(|error| {
+            // figment quotes offending values; a value may be a secret, so only the key and the kind are told.
+            let key = error.path.join(".");
+            let place = path.map(|p| format!(" in {}", p.display())).unwrap_or_default();
+            Error::new(ErrorCode::ConfigInvalid, format!("configuration key `{key}`{place}: {}", kind_of(&error.kind)))
+        })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// What types alone cannot say.
+    fn validate(&self) -> Result<()> {
+        for (name, catalog) in &self.catalogs {
+            let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            if !plain || name.is_empty() || name == "system" {
+                let message = format!("catalog name `{name}`: use lower-case letters, digits and _, and not `system`");
+                return Err(Error::new(ErrorCode::ConfigInvalid, message));
+            }
+            catalog.validate(name)?;
+        }
+        self.auth.validate(&self.server)
+    }
+}
+
+/// `TOWNLAKE_A__B__C` as the key `a.b.c`. Settings of the logger and of the scripts are not configuration keys.
+fn environment() -> Env {
+    let sections = ["server", "cluster", "store", "executor", "auth", "limits", "catalogs"];
+    Env::prefixed("TOWNLAKE_")
+        .filter(move |key| sections.iter().any(|s| key.as_str().to_lowercase().starts_with(&format!("{s}__"))))
+        .map(|key| key.as_str().to_lowercase().replace("__", ".").into())
+}
+
+fn kind_of(kind: &figment::error::Kind) -> String {
+    use figment::error::Kind;
+    match kind {
+        Kind::UnknownField(field, known) => {
+            let near = crate::nearest(field, known.iter().copied());
+            let hint = near.map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
+            format!("there is no key `{field}`{hint}")
+        }
+        Kind::MissingField(field) => format!("the key `{field}` is missing"),
+        Kind::UnknownVariant(_, known) => format!("must be one of {}", known.join(", ")),
+        Kind::InvalidType(_, expected) => format!("must be {expected}"),
+        Kind::InvalidValue(_, expected) => format!("must be {expected}"),
+        Kind::InvalidLength(_, expected) => format!("must have {expected}"),
+        Kind::Message(message) => message.clone(),
+        _ => "cannot be read".to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTRACT: &str = include_str!("contract.toml");
+
+    #[test]
+    fn reads_the_contract() {
+        let config = Config::from_toml(CONTRACT).unwrap();
+        assert_eq!(config.catalogs.len(), 2);
+        assert_eq!(config.executor.memory.as_u64(), 8_000_000_000);
+        assert_eq!(config.auth.users[0].groups, ["analysts"]);
+    }
+
+    #[test]
+    fn a_wrong_key_is_named_and_a_secret_is_not() {
+        let error = Config::from_toml("[server]\nfligth = \"127.0.0.1:1\"").unwrap_err();
+        assert!(error.message().contains("did you mean `flight`"), "{error}");
+        let error = Config::from_toml("[catalogs.crm]\ntype = \"postgres\"\nurl = { hunter2 = 1 }").unwrap_err();
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+
+    #[test]
+    fn anonymous_is_for_loopback_only() {
+        let text = "[server]\nflight = \"0.0.0.0:50050\"\n[auth]\nanonymous = true";
+        assert!(Config::from_toml(text).unwrap_err().message().contains("loopback"));
+    }
+}

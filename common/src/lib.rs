@@ -1,0 +1,19 @@
+//! What every crate of Town Lake shares: typed errors with stable codes ([`Error`], [`ErrorCode`]), the configuration
+//! file ([`config`]), secrets that do not print ([`Secret`]), logs ([`telemetry`]), and who asks what ([`Principal`],
+//! [`QueryContext`]).
+
+pub mod config;
+mod error;
+mod error_code;
+mod identity;
+mod names;
+mod query;
+mod secret;
+pub mod telemetry;
+
+pub use error::{Error, Result};
+pub use error_code::ErrorCode;
+pub use identity::Principal;
+pub use names::nearest;
+pub use query::{QueryContext, QueryId};
+pub use secret::Secret;

@@ -1,0 +1,90 @@
+//! What travels with a query from the front door to its last split.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::OnceCell;
+
+use crate::{Error, ErrorCode, Principal, Result};
+
+/// The public id of a query: a ULID, so that ids sort by time and cannot be guessed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueryId(String);
+
+impl QueryId {
+    /// A fresh id.
+    pub fn generate() -> Self {
+        Self(ulid::Ulid::new().to_string().to_lowercase())
+    }
+
+    /// The id that a client or peer names; refused unless it is a plain ULID (an id is also a directory name).
+    pub fn parse(text: &str) -> Result<Self> {
+        match ulid::Ulid::from_string(text) {
+            Ok(_) if text.chars().all(|c| c.is_ascii_alphanumeric()) => Ok(Self(text.to_lowercase())),
+            _ => Err(Error::new(ErrorCode::QueryNotFound, "this is not a query id").with_hint("see system.runtime.queries")),
+        }
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for QueryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+type Pin = Arc<dyn Any + Send + Sync>;
+
+/// One query on its way: who asks, under which id, and what it holds on to.
+///
+/// A connector *pins* what must stay the same for the whole query (an exported Postgres snapshot, for one) under a key of
+/// its own. Pins live until the query's last clone of this context is dropped; their `Drop` releases the resource.
+pub struct QueryContext {
+    /// The query's id.
+    pub id: QueryId,
+    /// Who asks.
+    pub principal: Principal,
+    pins: Mutex<HashMap<String, Arc<OnceCell<Pin>>>>,
+}
+
+impl QueryContext {
+    /// The context of a new query.
+    pub fn new(id: QueryId, principal: Principal) -> Arc<Self> {
+        Arc::new(Self { id, principal, pins: Mutex::default() })
+    }
+
+    /// The pin under `key`, made by `make` the first time it is asked for. Concurrent callers share one making.
+    pub async fn pin<T, F, Fut>(&self, key: &str, make: F) -> Result<Arc<T>>
+    where
+        T: Any + Send + Sync,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<T>>,
+    {
+        let cell = Arc::clone(self.pins.lock().entry(key.to_string()).or_default());
+        let pin = cell.get_or_try_init(|| async { make().await.map(|value| Arc::new(value) as Pin) }).await?;
+        Arc::clone(pin)
+            .downcast::<T>()
+            .map_err(|_| Error::internal(format!("the pin {key} was made with another type")))
+    }
+
+    /// The keys of all pins, sorted: what EXPLAIN and the query history show.
+    pub fn pin_keys(&self) -> Vec<String> {
+        let mut keys: Vec<_> = self.pins.lock().iter().filter(|(_, c)| c.initialized()).map(|(k, _)| k.clone()).collect();
+        keys.sort();
+        keys
+    }
+}
+
+impl fmt::Debug for QueryContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueryContext").field("id", &self.id).field("principal", &self.principal).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,114 @@
+//! What Postgres and its driver report, as our typed errors: catalog and host are named, URL, password and data are not.
+
+use std::error::Error as _;
+use std::io;
+
+use datafusion::error::DataFusionError;
+use tokio_postgres::error::{DbError, SqlState};
+use townlake_common::{Error, ErrorCode};
+
+/// Which server an error is about.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    /// The catalog's name.
+    pub catalog: String,
+    /// `host:port`, several with commas.
+    pub host: String,
+}
+
+impl Server {
+    /// The typed error of a driver error; `doing` says what we were about, for example `read table public.orders`.
+    pub fn error(&self, doing: &str, error: tokio_postgres::Error) -> Error {
+        let typed = match error.as_db_error() {
+            Some(answer) => self.answered(doing, answer),
+            None => self.unreachable(doing, &error),
+        };
+        typed.with_source(error)
+    }
+
+    /// The server could not be reached in time.
+    pub fn timed_out(&self, doing: &str) -> Error {
+        let message = format!("catalog {}: Postgres at {} did not answer in time: {doing}", self.catalog, self.host);
+        Error::new(ErrorCode::SourceUnavailable, message).retryable()
+    }
+
+    /// Several bytes came that are no answer of a Postgres server to what we asked.
+    pub fn corrupt(&self, what: &str) -> Error {
+        let message =
+            format!("catalog {}: Postgres at {} sent what cannot be decoded: {what}", self.catalog, self.host);
+        Error::new(ErrorCode::DataCorrupt, message)
+    }
+
+    /// A failure without an answer: connection refused, broken, TLS.
+    fn unreachable(&self, doing: &str, error: &tokio_postgres::Error) -> Error {
+        let (catalog, host) = (&self.catalog, &self.host);
+        if let Some(reason) = tls_reason(error) {
+            let message = format!("catalog {catalog}: TLS with Postgres at {host} failed: {reason}");
+            return Error::new(ErrorCode::SourceDenied, message)
+                .with_hint(format!("see `tls` and `tls_ca` in [catalogs.{catalog}]"));
+        }
+        let reason = match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+            Some(io) => io.kind().to_string(),
+            None => error.to_string(),
+        };
+        let message = format!("catalog {catalog}: Postgres at {host} cannot be reached to {doing}: {reason}");
+        Error::new(ErrorCode::SourceUnavailable, message)
+            .with_hint("check that the server runs and accepts connections from here")
+            .retryable()
+    }
+
+    /// A failure that the server itself told.
+    fn answered(&self, doing: &str, answer: &DbError) -> Error {
+        let (catalog, host) = (&self.catalog, &self.host);
+        let state = answer.code();
+        let class = state.code().get(..2).unwrap_or_default();
+        let text = if tells_no_data(class) { format!(": {}", answer.message()) } else { String::new() };
+        let message =
+            format!("catalog {catalog}: Postgres at {host} refused to {doing}{text} (SQLSTATE {})", state.code());
+        let error = Error::new(code_of(state, class), message);
+        match class {
+            "08" | "57" | "40" | "53" if *state != SqlState::QUERY_CANCELED => error.retryable(),
+            _ => error,
+        }
+    }
+}
+
+/// Data exceptions (22), constraint texts (23) and texts of user functions (P0) may quote rows; these classes do not.
+fn tells_no_data(class: &str) -> bool {
+    matches!(class, "08" | "25" | "28" | "3D" | "3F" | "40" | "42" | "53" | "54" | "55" | "57" | "58")
+}
+
+fn code_of(state: &SqlState, class: &str) -> ErrorCode {
+    match state {
+        s if *s == SqlState::INSUFFICIENT_PRIVILEGE => ErrorCode::SourceDenied,
+        s if *s == SqlState::UNDEFINED_TABLE => ErrorCode::TableNotFound,
+        s if *s == SqlState::UNDEFINED_COLUMN => ErrorCode::ColumnNotFound,
+        s if *s == SqlState::QUERY_CANCELED => ErrorCode::SourceError,
+        _ => match class {
+            "28" => ErrorCode::SourceDenied,
+            "08" | "53" | "57" => ErrorCode::SourceUnavailable,
+            _ => ErrorCode::SourceError,
+        },
+    }
+}
+
+/// The reason of a failed TLS handshake. rustls names certificates and alerts, never secrets.
+fn tls_reason(error: &tokio_postgres::Error) -> Option<String> {
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
+            return Some(tls.to_string());
+        }
+        let wrapped = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(tls) = wrapped.and_then(|w| w.downcast_ref::<rustls::Error>()) {
+            return Some(tls.to_string());
+        }
+        cause = inner.source();
+    }
+    None
+}
+
+/// Our error inside DataFusion; the engine takes it out again by its type.
+pub(crate) fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}

@@ -1,0 +1,118 @@
+//! Postgres as a source: discovery, filters that the server applies, parallel splits on one exported snapshot, binary COPY.
+//!
+//! On the coordinator a query takes one snapshot per catalog ([`snapshot`]) and plans each table into a recipe and splits
+//! ([`provider`], [`splits`], [`filters`]). On the executors each split joins that snapshot and is read by COPY
+//! ([`scan`], [`reader`], [`copy`], [`values`]).
+
+mod copy;
+mod discovery;
+mod error;
+mod filters;
+mod numeric;
+mod pool;
+mod provider;
+mod reader;
+mod recipe;
+mod scan;
+mod snapshot;
+mod splits;
+mod sql;
+mod tls;
+mod types;
+mod values;
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::catalog::TableProvider;
+use townlake_common::config::PostgresCatalog;
+use townlake_common::{QueryContext, Result};
+
+use self::discovery::Discovery;
+pub(crate) use self::pool::Pool;
+use self::pool::{Connection, Purpose};
+use self::provider::PostgresTable;
+pub use self::scan::PostgresScanExec;
+use crate::{Source, SourceTable, TableKeys};
+
+/// One configured Postgres database.
+pub(crate) struct PostgresSource {
+    name: String,
+    pool: Arc<Pool>,
+    max_splits: usize,
+}
+
+impl PostgresSource {
+    /// The source of `[catalogs.<name>]`. Nothing is connected yet.
+    ///
+    /// Errors: `CONFIG_INVALID`.
+    pub fn new(name: &str, config: &PostgresCatalog) -> Result<Self> {
+        Ok(Self { name: name.to_string(), pool: Pool::new(name, config)?, max_splits: config.max_splits })
+    }
+
+    /// Its connections.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    async fn connect(&self, query: &QueryContext) -> Result<Connection> {
+        self.pool.begin(&query.id, Purpose::Planning, None).await
+    }
+}
+
+impl fmt::Debug for PostgresSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PostgresSource").field(&self.name).finish()
+    }
+}
+
+fn discovery(connection: &Connection) -> Result<Discovery<'_>> {
+    Ok(Discovery { client: connection.client()?, server: connection.server() })
+}
+
+#[async_trait]
+impl Source for PostgresSource {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> &'static str {
+        "postgres"
+    }
+
+    async fn list_schemas(&self, query: &QueryContext) -> Result<Vec<String>> {
+        let connection = self.connect(query).await?;
+        let schemas = discovery(&connection)?.schemas().await?;
+        connection.finish().await;
+        Ok(schemas)
+    }
+
+    async fn list_tables(&self, query: &QueryContext, schema: &str) -> Result<Vec<SourceTable>> {
+        let connection = self.connect(query).await?;
+        let tables = discovery(&connection)?.tables(schema).await?;
+        connection.finish().await;
+        Ok(tables)
+    }
+
+    async fn table(
+        &self,
+        query: &Arc<QueryContext>,
+        schema: &str,
+        table: &str,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
+        let connection = self.connect(query).await?;
+        let relation = discovery(&connection)?.relation(schema, table).await?;
+        connection.finish().await;
+        Ok(relation.map(|relation| {
+            Arc::new(PostgresTable::new(Arc::clone(&self.pool), relation, self.max_splits)) as Arc<dyn TableProvider>
+        }))
+    }
+
+    async fn keys(&self, query: &QueryContext, schema: &str, table: &str) -> Result<TableKeys> {
+        let connection = self.connect(query).await?;
+        let keys = discovery(&connection)?.keys(schema, table).await?;
+        connection.finish().await;
+        Ok(keys)
+    }
+}

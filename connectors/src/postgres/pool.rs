@@ -1,0 +1,352 @@
+//! A bounded number of connections to one server, per catalog and process.
+//!
+//! The budget counts open connections: those in use hold a permit, idle ones are taken before a new one is opened. At
+//! most half of the budget may be held by snapshots, which live as long as their query, so that scans always proceed.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::{CancelToken, Client, NoTls};
+use townlake_common::config::PostgresCatalog;
+use townlake_common::{Error, ErrorCode, QueryId, Result};
+
+use super::error::Server;
+use super::sql::literal;
+use super::tls::Tls;
+
+/// How long planning waits for a connection before it says that the budget is used up.
+const PLANNING_WAIT: Duration = Duration::from_secs(60);
+/// How long an unused connection is kept.
+const IDLE_TIME: Duration = Duration::from_secs(60);
+/// How long the end of an abandoned statement may take before its connection is simply closed.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What every connection is set to, so that a value's text is the same on every server.
+const SETTINGS: &str = "SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; \
+     SET extra_float_digits = 1; SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET standard_conforming_strings = on; \
+     SET client_min_messages = error; SET default_transaction_read_only = on";
+
+/// A server that computes notices only when asked to that its client was killed. Not every version and platform can.
+const NOTICE_A_DEAD_CLIENT: &str = "SELECT pg_catalog.set_config(name, '1s', false) FROM pg_catalog.pg_settings \
+     WHERE name = 'client_connection_check_interval'";
+
+/// What a connection is for: it decides how long one waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A look-up while planning: short.
+    Planning,
+    /// A snapshot: held until its query ends.
+    Snapshot,
+    /// A split: queues as long as it takes; whoever does not want to wait drops the stream.
+    Split,
+}
+
+/// The connections of this process to one server.
+pub(crate) struct Pool {
+    server: Server,
+    config: tokio_postgres::Config,
+    tls: Tls,
+    connect_timeout: Duration,
+    budget: Arc<Semaphore>,
+    snapshots: Arc<Semaphore>,
+    idle: Mutex<Vec<Idle>>,
+}
+
+struct Idle {
+    wire: Wire,
+    since: Instant,
+}
+
+/// An open connection: the client half, and the task that drives the socket.
+struct Wire {
+    client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.driver.abort(); // closes the socket at once, whatever the server is about to send
+    }
+}
+
+impl Pool {
+    /// A pool without connections.
+    ///
+    /// Errors: `CONFIG_INVALID`, naming the catalog and never its URL.
+    pub fn new(catalog: &str, settings: &PostgresCatalog) -> Result<Arc<Self>> {
+        let wrong = |what: &str| Error::new(ErrorCode::ConfigInvalid, format!("catalogs.{catalog}.url {what}"));
+        let mut config: tokio_postgres::Config = settings.url.expose().parse().map_err(|_| {
+            wrong("is not a Postgres URL")
+                .with_hint("postgres://user:password@host:port/database; TLS is the key `tls`")
+        })?;
+        if config.get_hosts().is_empty() {
+            return Err(wrong("names no host"));
+        }
+        let tls = Tls::new(catalog, settings.tls, config.get_ssl_mode(), settings.tls_ca.as_deref())?;
+        config.ssl_mode(tls.mode).application_name("townlake").connect_timeout(settings.connect_timeout);
+        let connections = settings.connections.max(2);
+        Ok(Arc::new(Self {
+            server: Server { catalog: catalog.to_string(), host: host_of(&config) },
+            config,
+            tls,
+            connect_timeout: settings.connect_timeout,
+            budget: Arc::new(Semaphore::new(connections)),
+            snapshots: Arc::new(Semaphore::new(connections / 2)),
+            idle: Mutex::default(),
+        }))
+    }
+
+    /// Which server this is, for errors.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// A connection inside a read-only transaction that runs under the name of `query`: a fresh snapshot, or `snapshot`.
+    ///
+    /// Errors: `RESOURCE_EXHAUSTED` when planning waits too long for the budget; else what the server says.
+    pub async fn begin(
+        self: &Arc<Self>,
+        query: &QueryId,
+        purpose: Purpose,
+        snapshot: Option<&str>,
+    ) -> Result<Connection> {
+        let permits = self.permits(purpose).await?;
+        let adopt = snapshot.map(|id| format!("SET TRANSACTION SNAPSHOT {};", literal(id))).unwrap_or_default();
+        let name = literal(&format!("townlake {query}"));
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {adopt} SET LOCAL application_name = {name}; \
+             SET LOCAL idle_in_transaction_session_timeout = 0"
+        );
+        let doing = if snapshot.is_some() { "join the query's snapshot" } else { "begin a transaction" };
+        // An idle connection may have died unnoticed (a server that was restarted): then the next one, at last a new one.
+        while let Some(wire) = self.take_idle() {
+            let connection = self.lend(wire, permits.clone());
+            match timeout(self.connect_timeout, connection.client()?.batch_execute(&begin)).await {
+                Ok(Ok(())) => return Ok(connection),
+                Ok(Err(error)) if error.as_db_error().is_some() => return Err(self.server.error(doing, error)),
+                _ => drop(connection),
+            }
+        }
+        let connection = self.lend(self.connect().await?, permits);
+        match timeout(self.connect_timeout, connection.client()?.batch_execute(&begin)).await {
+            Ok(Ok(())) => Ok(connection),
+            Ok(Err(error)) => Err(self.server.error(doing, error)),
+            Err(_) => Err(self.server.timed_out(doing)),
+        }
+    }
+
+    async fn permits(&self, purpose: Purpose) -> Result<Arc<Permits>> {
+        let closed = |_| Error::internal("a connection budget is closed");
+        let take = async {
+            let snapshot = match purpose {
+                Purpose::Snapshot => Some(Arc::clone(&self.snapshots).acquire_owned().await.map_err(closed)?),
+                _ => None,
+            };
+            let budget = Arc::clone(&self.budget).acquire_owned().await.map_err(closed)?;
+            Ok(Arc::new(Permits { _budget: budget, _snapshot: snapshot }))
+        };
+        if purpose == Purpose::Split {
+            return take.await;
+        }
+        timeout(PLANNING_WAIT, take).await.unwrap_or_else(|_| {
+            let Server { catalog, host } = &self.server;
+            let message = format!("catalog {catalog}: all connections to Postgres at {host} are in use");
+            let hint = format!("run fewer queries at a time or raise `connections` in [catalogs.{catalog}]");
+            Err(Error::new(ErrorCode::ResourceExhausted, message).with_hint(hint).retryable())
+        })
+    }
+
+    fn take_idle(&self) -> Option<Wire> {
+        let mut idle = self.idle.lock();
+        idle.retain(|entry| !entry.wire.client.is_closed() && entry.since.elapsed() < IDLE_TIME);
+        idle.pop().map(|entry| entry.wire)
+    }
+
+    async fn connect(&self) -> Result<Wire> {
+        let doing = "connect";
+        let opened = timeout(self.connect_timeout, async {
+            let plain = self.tls.mode == SslMode::Disable || is_local(&self.config);
+            let wire = match &self.tls.connector {
+                Some(tls) if !plain => {
+                    let (client, connection) = self.config.connect(tls.clone()).await?;
+                    Wire { client, driver: tokio::spawn(drive(connection)) }
+                }
+                _ => {
+                    let (client, connection) = self.config.connect(NoTls).await?;
+                    Wire { client, driver: tokio::spawn(drive(connection)) }
+                }
+            };
+            wire.client.batch_execute(SETTINGS).await?;
+            if let Err(error) = wire.client.batch_execute(NOTICE_A_DEAD_CLIENT).await {
+                if error.as_db_error().is_none() {
+                    return Err(error);
+                }
+                tracing::debug!(catalog = %self.server.catalog, "the server cannot watch for clients that are gone");
+            }
+            Ok(wire)
+        });
+        match opened.await {
+            Ok(Ok(wire)) => Ok(wire),
+            Ok(Err(error)) => Err(self.server.error(doing, error)),
+            Err(_) => Err(self.server.timed_out(doing)),
+        }
+    }
+
+    fn lend(self: &Arc<Self>, wire: Wire, permits: Arc<Permits>) -> Connection {
+        Connection { pool: Arc::clone(self), wire: Some(wire), permits: Some(permits), runtime: Handle::current() }
+    }
+
+    fn give_back(self: &Arc<Self>, wire: Wire) {
+        self.idle.lock().push(Idle { wire, since: Instant::now() });
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(IDLE_TIME).await;
+            if let Some(pool) = pool.upgrade() {
+                pool.idle.lock().retain(|entry| entry.since.elapsed() < IDLE_TIME);
+            }
+        });
+    }
+
+    /// Asks the server to end the running statement of another connection. Best effort: the socket is closed after it.
+    async fn cancel(&self, token: CancelToken) {
+        let sent = match &self.tls.connector {
+            Some(tls) if !is_local(&self.config) => timeout(FAREWELL, token.cancel_query(tls.clone())).await,
+            _ => timeout(FAREWELL, token.cancel_query(NoTls)).await,
+        };
+        if !matches!(sent, Ok(Ok(()))) {
+            tracing::debug!(catalog = %self.server.catalog, "the server could not be asked to cancel a statement");
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+/// Places in the budget, held until the connection is closed or idle again.
+struct Permits {
+    _budget: OwnedSemaphorePermit,
+    _snapshot: Option<OwnedSemaphorePermit>,
+}
+
+/// A connection in a transaction. Dropped before [`Connection::finish`], its statement is cancelled on the server and the
+/// connection closed; its place in the budget is free only then.
+pub(crate) struct Connection {
+    pool: Arc<Pool>,
+    wire: Option<Wire>,
+    permits: Option<Arc<Permits>>,
+    runtime: Handle,
+}
+
+impl Connection {
+    /// The driver's client.
+    pub fn client(&self) -> Result<&Client> {
+        self.wire.as_ref().map(|wire| &wire.client).ok_or_else(|| Error::internal("a connection is used after its end"))
+    }
+
+    /// Which server it goes to, for errors.
+    pub fn server(&self) -> &Server {
+        &self.pool.server
+    }
+
+    /// Ends the transaction and keeps the connection for the next user. A connection that cannot is closed.
+    pub async fn finish(mut self) {
+        let Ok(client) = self.client() else { return };
+        let ended = timeout(FAREWELL, client.batch_execute("COMMIT")).await;
+        if matches!(ended, Ok(Ok(())))
+            && let Some(wire) = self.wire.take()
+        {
+            self.pool.give_back(wire);
+        }
+    }
+
+    /// As [`Connection::finish`], for those who cannot wait.
+    pub fn finish_later(self) {
+        let runtime = self.runtime.clone();
+        runtime.spawn(self.finish());
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let (Some(wire), permits) = (self.wire.take(), self.permits.take()) else { return };
+        let pool = Arc::clone(&self.pool);
+        self.runtime.spawn(async move {
+            if !wire.client.is_closed() {
+                pool.cancel(wire.client.cancel_token()).await;
+            }
+            drop(wire);
+            drop(permits);
+        });
+    }
+}
+
+/// Drives a socket until it is closed. What goes wrong reaches whoever waits for an answer.
+async fn drive<S, T>(connection: tokio_postgres::Connection<S, T>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection to postgres ended");
+    }
+}
+
+fn is_local(config: &tokio_postgres::Config) -> bool {
+    config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)))
+}
+
+fn host_of(config: &tokio_postgres::Config) -> String {
+    let ports = config.get_ports();
+    let port = |index: usize| ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+    let hosts = config.get_hosts().iter().enumerate().map(|(index, host)| match host {
+        Host::Tcp(name) => format!("{name}:{}", port(index)),
+        Host::Unix(path) => format!("{}:{}", path.display(), port(index)),
+    });
+    hosts.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use townlake_common::Secret;
+    use townlake_common::config::CatalogConfig;
+
+    use super::*;
+
+    fn settings(url: &str) -> PostgresCatalog {
+        let toml = format!("[catalogs.crm]\ntype = \"postgres\"\nurl = \"{url}\"\nconnect_timeout = \"300ms\"");
+        match townlake_common::config::Config::from_toml(&toml).unwrap().catalogs.remove("crm") {
+            Some(CatalogConfig::Postgres(catalog)) => *catalog,
+            _ => panic!("not a Postgres catalog"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_down_is_named_without_its_password() {
+        let pool = Pool::new("crm", &settings("postgres://reader:hunter2@127.0.0.1:1/crm")).unwrap();
+        let error = pool.begin(&QueryId::generate(), Purpose::Planning, None).await.err().unwrap();
+        assert_eq!(error.code(), ErrorCode::SourceUnavailable);
+        assert!(error.is_retryable());
+        let text = format!("{error:?} {pool:?}");
+        assert!(text.contains("crm") && text.contains("127.0.0.1:1"), "{text}");
+        assert!(!text.contains("hunter2") && !text.contains("reader"), "{text}");
+    }
+
+    #[test]
+    fn a_wrong_url_is_not_quoted() {
+        let mut wrong = settings("postgres://127.0.0.1/crm");
+        wrong.url = Secret::new("postgres://reader:hunter2@host:notaport/crm");
+        let error = Pool::new("crm", &wrong).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::ConfigInvalid);
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+}

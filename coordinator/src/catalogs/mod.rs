@@ -1,0 +1,246 @@
+//! The catalogs as one principal sees them.
+//!
+//! Every look-up takes the principal. A catalog that it may not read does not exist for it: not in lists, not in
+//! look-ups, not in the hints of errors. `system` is there for everyone and shows each principal its own.
+
+mod information_schema;
+mod names;
+mod types;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+use tokio::sync::OnceCell;
+use townlake_common::config::{CatalogConfig, IcebergCatalog};
+use townlake_common::{Error, ErrorCode, Principal, QueryContext, Result};
+use townlake_connectors::{Source, SourceConnections, SourceTable, TableKeys, TableKind};
+use townlake_governance::Access;
+use townlake_lake::{LakeCatalog, LakeObjects, LakeTable, LoadedTable, TableVersion};
+
+pub use names::{Current, TableName};
+pub use types::sql_type;
+
+use crate::system::System;
+
+/// The schema of every catalog that describes the catalog itself.
+pub const INFORMATION_SCHEMA: &str = "information_schema";
+
+/// The catalog that describes this coordinator.
+pub const SYSTEM: &str = "system";
+
+/// The catalogs of the configuration and `system`, behind the access rules.
+pub struct Catalogs {
+    access: Access,
+    lakes: BTreeMap<String, Lake>,
+    objects: LakeObjects,
+    sources: Arc<SourceConnections>,
+    system: Arc<System>,
+}
+
+/// An Iceberg catalog, opened when it is first asked for: one that is down must not keep the others from working.
+struct Lake {
+    config: Box<IcebergCatalog>,
+    catalog: OnceCell<Arc<LakeCatalog>>,
+}
+
+/// What answers for a catalog's name.
+enum Backend {
+    Lake(Arc<LakeCatalog>),
+    Source(Arc<dyn Source>),
+    System,
+}
+
+impl Catalogs {
+    /// The catalogs of a configuration.
+    pub(crate) fn new(
+        catalogs: &BTreeMap<String, CatalogConfig>,
+        objects: LakeObjects,
+        sources: Arc<SourceConnections>,
+        system: Arc<System>,
+    ) -> Self {
+        let lakes = catalogs.iter().filter_map(|(name, catalog)| match catalog {
+            CatalogConfig::Iceberg(config) => {
+                Some((name.clone(), Lake { config: config.clone(), catalog: OnceCell::new() }))
+            }
+            CatalogConfig::Postgres(_) => None,
+        });
+        Self { access: Access::new(catalogs), lakes: lakes.collect(), objects, sources, system }
+    }
+
+    /// The connections to sources, for the configuration of sessions.
+    pub(crate) fn sources(&self) -> &Arc<SourceConnections> {
+        &self.sources
+    }
+
+    /// The catalogs that the principal may read, sorted, `system` among them.
+    pub fn list_catalogs(&self, principal: &Principal) -> Vec<String> {
+        let mut names: Vec<String> = self.access.readable_catalogs(principal).into_iter().map(str::to_string).collect();
+        names.push(SYSTEM.to_string());
+        names.sort();
+        names
+    }
+
+    /// The schemas of a catalog, sorted, `information_schema` among them.
+    ///
+    /// Errors (of every call that names a catalog): `CATALOG_NOT_FOUND` where the principal may not read it, and what the
+    /// catalog itself reports.
+    pub async fn list_schemas(&self, query: &QueryContext, catalog: &str) -> Result<Vec<String>> {
+        let mut schemas = match self.backend(&query.principal, catalog).await? {
+            Backend::Lake(lake) => lake.list_schemas().await?,
+            Backend::Source(source) => source.list_schemas(query).await?,
+            Backend::System => vec![crate::system::RUNTIME.to_string()],
+        };
+        schemas.retain(|schema| schema != INFORMATION_SCHEMA);
+        schemas.push(INFORMATION_SCHEMA.to_string());
+        schemas.sort();
+        Ok(schemas)
+    }
+
+    /// The tables of a schema, sorted by name; none when there is no such schema.
+    pub async fn list_tables(&self, query: &QueryContext, catalog: &str, schema: &str) -> Result<Vec<SourceTable>> {
+        let named = |name: &str, kind: TableKind| SourceTable { name: name.to_string(), kind, comment: None };
+        let backend = self.backend(&query.principal, catalog).await?;
+        if schema == INFORMATION_SCHEMA {
+            return Ok(information_schema::TABLES.iter().map(|name| named(name, TableKind::View)).collect());
+        }
+        match backend {
+            Backend::Lake(lake) => {
+                let tables = lake.list_tables(schema).await?;
+                Ok(tables.iter().map(|name| named(name, TableKind::Table)).collect())
+            }
+            Backend::Source(source) => source.list_tables(query, schema).await,
+            Backend::System if schema == crate::system::RUNTIME => {
+                Ok(crate::system::TABLES.iter().map(|name| named(name, TableKind::View)).collect())
+            }
+            Backend::System => Ok(Vec::new()),
+        }
+    }
+
+    /// The columns of a table; `None` when there is no such table.
+    pub async fn table_schema(
+        &self,
+        query: &Arc<QueryContext>,
+        catalog: &str,
+        schema: &str,
+        table: &str,
+    ) -> Result<Option<SchemaRef>> {
+        if schema == INFORMATION_SCHEMA {
+            self.backend(&query.principal, catalog).await?;
+            return Ok(information_schema::schema_of(table));
+        }
+        let name = TableName::new(catalog, schema, table);
+        Ok(self.table(query, &name, None).await?.map(|table| table.schema()))
+    }
+
+    /// The declared keys of a table; Iceberg tables have none.
+    pub async fn keys(&self, query: &QueryContext, catalog: &str, schema: &str, table: &str) -> Result<TableKeys> {
+        match self.backend(&query.principal, catalog).await? {
+            Backend::Source(source) => source.keys(query, schema, table).await,
+            Backend::Lake(_) | Backend::System => Ok(TableKeys::default()),
+        }
+    }
+
+    /// A table, ready to be planned; `None` when there is none of this name.
+    ///
+    /// Errors: `NOT_SUPPORTED` for a version of a table that keeps none.
+    pub async fn table(
+        &self,
+        query: &Arc<QueryContext>,
+        name: &TableName,
+        version: Option<&TableVersion>,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
+        let backend = self.backend(&query.principal, &name.catalog).await?;
+        let is_lake = matches!(backend, Backend::Lake(_)) && name.schema != INFORMATION_SCHEMA;
+        if version.is_some() && !is_lake {
+            let message = format!("{name}: FOR VERSION and FOR TIMESTAMP AS OF work on Iceberg tables only");
+            return Err(Error::new(ErrorCode::NotSupported, message));
+        }
+        if name.schema == INFORMATION_SCHEMA {
+            let batch = information_schema::batch(self, query, &name.catalog, &name.table).await?;
+            return batch.map(memory_table).transpose();
+        }
+        match backend {
+            Backend::Lake(lake) => {
+                let loaded = lake.load(&name.schema, &name.table, version).await?;
+                Ok(loaded.map(LakeTable::new))
+            }
+            Backend::Source(source) => source.table(query, &name.schema, &name.table).await,
+            Backend::System => {
+                let batch = self.system.table(&query.principal, &name.schema, &name.table)?;
+                batch.map(memory_table).transpose()
+            }
+        }
+    }
+
+    /// A table to write to.
+    ///
+    /// Errors: those of [`Catalogs::writable`], and `SCHEMA_NOT_FOUND`, `TABLE_NOT_FOUND`.
+    pub async fn table_to_write(
+        &self,
+        query: &Arc<QueryContext>,
+        name: &TableName,
+    ) -> Result<(Arc<LakeCatalog>, Arc<LoadedTable>)> {
+        let lake = self.writable(&query.principal, &name.catalog).await?;
+        match lake.load(&name.schema, &name.table, None).await? {
+            Some(table) => Ok((lake, table)),
+            None => Err(self.not_found(query, name).await),
+        }
+    }
+
+    /// The catalog, for changing it.
+    ///
+    /// Errors: `CATALOG_NOT_FOUND` for one that the principal may not even read, `PERMISSION_DENIED` for one that it may
+    /// only read, `NOT_SUPPORTED` for one that nobody can write.
+    pub async fn writable(&self, principal: &Principal, catalog: &str) -> Result<Arc<LakeCatalog>> {
+        let backend = self.backend(principal, catalog).await?;
+        if !matches!(backend, Backend::System) && !self.access.can_write(principal, catalog) {
+            let message = format!("{} may not write to catalog {catalog}", principal.name);
+            return Err(Error::new(ErrorCode::PermissionDenied, message)
+                .with_hint(format!("the configuration lists who may: [catalogs.{catalog}] writers")));
+        }
+        match backend {
+            Backend::Lake(lake) => Ok(lake),
+            Backend::Source(source) => {
+                let message = format!("catalog {catalog} ({}) is read only", source.kind());
+                Err(Error::new(ErrorCode::NotSupported, message).with_hint("write to an Iceberg catalog"))
+            }
+            Backend::System => Err(Error::new(ErrorCode::NotSupported, "catalog system is read only")),
+        }
+    }
+
+    /// What answers for the name, if the principal may read it.
+    async fn backend(&self, principal: &Principal, catalog: &str) -> Result<Backend> {
+        if catalog == SYSTEM {
+            return Ok(Backend::System);
+        }
+        if !self.access.can_read(principal, catalog) {
+            return Err(self.catalog_not_found(principal, catalog));
+        }
+        if let Some(lake) = self.lakes.get(catalog) {
+            let open = || LakeCatalog::open_with(catalog, &lake.config, &self.objects);
+            let opened = lake.catalog.get_or_try_init(open).await?;
+            return Ok(Backend::Lake(Arc::clone(opened)));
+        }
+        match self.sources.source(catalog) {
+            Some(source) => Ok(Backend::Source(source)),
+            None => Err(self.catalog_not_found(principal, catalog)),
+        }
+    }
+}
+
+impl fmt::Debug for Catalogs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Catalogs").field("lakes", &self.lakes.keys()).field("sources", &self.sources).finish()
+    }
+}
+
+fn memory_table(batch: RecordBatch) -> Result<Arc<dyn TableProvider>> {
+    let table = MemTable::try_new(batch.schema(), vec![vec![batch]])
+        .map_err(|error| townlake_engine::error::from_datafusion(&error))?;
+    Ok(Arc::new(table))
+}

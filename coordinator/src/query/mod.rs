@@ -1,0 +1,33 @@
+//! Statements: parsed, planned, run and watched.
+//!
+//! [`QueryService`] is what the doors talk to. A statement goes through `tokens`, `time_travel` and `parse` to a
+//! [`Statement`], through `planner` to a logical plan over what its principal may read, through `placement` to the place
+//! where it runs, and through `rows` back to the client. `write` makes tables and rows, `show` and `explain` tell, and
+//! [`Registry`] knows every query and leaves its audit rows.
+
+mod create_table;
+mod explain;
+mod ingest;
+mod new_table;
+mod parameters;
+mod parse;
+mod placement;
+mod planner;
+mod registry;
+mod relation;
+mod rows;
+mod service;
+pub mod settings;
+mod show;
+mod statement;
+#[cfg(test)]
+mod tests;
+mod time_travel;
+mod tokens;
+mod write;
+
+pub use ingest::{IngestMode, IngestTarget};
+pub use parse::parse;
+pub use registry::{QueryInfo, QueryState, Registry, Tracked};
+pub use service::{Prepared, QueryService, Running};
+pub use statement::{CreateTableStatement, Name, Statement, StatementKind};

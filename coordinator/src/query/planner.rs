@@ -1,0 +1,223 @@
+//! From a parsed query to a logical plan over exactly the tables that its principal may read.
+//!
+//! Names are resolved before planning, one by one, through [`Catalogs`]: DataFusion's planner sees a catalog that holds the
+//! tables of this statement and nothing else.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
+    SchemaProvider, TableProvider,
+};
+use datafusion::common::TableReference;
+use datafusion::datasource::provider_as_source;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::SessionConfig;
+use datafusion::sql::parser::Statement as DataFusionStatement;
+use datafusion::sql::sqlparser::ast::{Expr, Statement as AstStatement, Visit, Visitor};
+use townlake_common::{Error, ErrorCode, QueryContext, Result, nearest};
+use townlake_engine::error::from_datafusion;
+use townlake_engine::session::{base_config, state_builder};
+
+use super::parse::{name_of, normalize};
+use super::relation::{VersionedTables, versioned_names};
+use super::settings::Effective;
+use crate::catalogs::{Catalogs, Current, TableName};
+
+/// A default catalog that no name ever resolves to: short names are completed by us.
+const NOTHING: &str = "-";
+
+/// What planning needs to know of a query.
+pub(super) struct Planner<'a> {
+    pub catalogs: &'a Catalogs,
+    pub runtime: &'a Arc<RuntimeEnv>,
+    pub context: &'a Arc<QueryContext>,
+    pub current: Current,
+    pub settings: &'a Effective,
+    /// The id under which executors keep what the queries of one session share.
+    pub session_id: String,
+}
+
+/// A logical plan, and the state of the session that made it and will run it.
+pub(super) struct Planned {
+    pub plan: LogicalPlan,
+    pub state: SessionState,
+    /// The catalogs that it touches, for the audit.
+    pub catalogs: Vec<String>,
+}
+
+impl Planner<'_> {
+    /// The configuration under which the query is planned and run.
+    pub(super) fn config(&self) -> SessionConfig {
+        let catalog = self.current.catalog.as_deref().unwrap_or(NOTHING);
+        let schema = self.current.schema.as_deref().unwrap_or(NOTHING);
+        let config = base_config(self.settings.target_partitions)
+            .with_default_catalog_and_schema(catalog, schema)
+            .with_create_default_catalog_and_schema(false)
+            .with_information_schema(false)
+            .with_extension(Arc::clone(self.context))
+            .with_extension(Arc::clone(self.catalogs.sources()));
+        self.settings.apply(config)
+    }
+
+    /// Plans a query or an insert.
+    ///
+    /// Errors: `*_NOT_FOUND` with the nearest visible name, `INVALID_QUERY`, `NOT_SUPPORTED`, and what catalogs report.
+    pub(super) async fn plan(&self, statement: &AstStatement) -> Result<Planned> {
+        let mut touched = BTreeSet::new();
+        let versioned = self.versioned_tables(statement, &mut touched).await?;
+        let list = self.tables(statement, &mut touched).await?;
+        let state = state_builder(self.config(), Arc::clone(self.runtime))
+            .with_session_id(self.session_id.clone())
+            .with_catalog_list(list)
+            .with_relation_planners(vec![Arc::new(versioned)])
+            .build();
+        let wrapped = DataFusionStatement::Statement(Box::new(statement.clone()));
+        let plan = match state.statement_to_plan(wrapped).await {
+            Ok(plan) => plan,
+            Err(error) => return Err(planning_error(statement, &state, &error)),
+        };
+        let is_insert = matches!(statement, AstStatement::Insert(_));
+        SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(is_insert)
+            .with_allow_statements(false)
+            .verify_plan(&plan)
+            .map_err(|error| {
+                let message = "this statement would be run inside the engine, past our catalogs, and is not supported";
+                Error::new(ErrorCode::NotSupported, message).with_source(error)
+            })?;
+        Ok(Planned { plan, state, catalogs: touched.into_iter().collect() })
+    }
+
+    /// A state that knows no table: for what names none.
+    pub(super) fn empty_state(&self) -> SessionState {
+        state_builder(self.config(), Arc::clone(self.runtime))
+            .with_session_id(self.session_id.clone())
+            .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
+            .build()
+    }
+
+    async fn versioned_tables(
+        &self,
+        statement: &AstStatement,
+        touched: &mut BTreeSet<String>,
+    ) -> Result<VersionedTables> {
+        let mut tables = VersionedTables::default();
+        for (name, version) in versioned_names(statement)? {
+            let full = self.current.table(name.parts())?;
+            touched.insert(full.catalog.clone());
+            match self.catalogs.table(self.context, &full, Some(&version)).await? {
+                Some(table) => tables.add(name, version, provider_as_source(table)),
+                None => return Err(self.catalogs.not_found(self.context, &full).await),
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Every other table that the statement names, as the catalog that DataFusion plans with.
+    async fn tables(
+        &self,
+        statement: &AstStatement,
+        touched: &mut BTreeSet<String>,
+    ) -> Result<Arc<dyn CatalogProviderList>> {
+        let wrapped = DataFusionStatement::Statement(Box::new(statement.clone()));
+        let (references, _) = datafusion::sql::resolve::resolve_table_references(&wrapped, true)
+            .map_err(|error| from_datafusion(&error))?;
+        let mut names: Vec<TableName> = Vec::new();
+        for reference in &references {
+            let name = self.current.table(&parts(reference))?;
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let mut resolved = Vec::with_capacity(names.len());
+        for name in names {
+            touched.insert(name.catalog.clone());
+            match self.catalogs.table(self.context, &name, None).await? {
+                Some(table) => resolved.push((name, table)),
+                None => return Err(self.catalogs.not_found(self.context, &name).await),
+            }
+        }
+        catalog_of(resolved).map_err(|error| from_datafusion(&error))
+    }
+}
+
+fn parts(reference: &TableReference) -> Vec<String> {
+    let parts = [reference.catalog(), reference.schema(), Some(reference.table())];
+    parts.into_iter().flatten().map(str::to_string).collect()
+}
+
+fn catalog_of(tables: Vec<(TableName, Arc<dyn TableProvider>)>) -> Result<Arc<dyn CatalogProviderList>, DataFusionError> {
+    let list = MemoryCatalogProviderList::new();
+    let mut schemas: HashMap<(String, String), Arc<MemorySchemaProvider>> = HashMap::new();
+    for (name, table) in tables {
+        let key = (name.catalog, name.schema);
+        let schema = Arc::clone(schemas.entry(key).or_default());
+        schema.register_table(name.table, table)?;
+    }
+    let mut catalogs: HashMap<String, Arc<MemoryCatalogProvider>> = HashMap::new();
+    for ((catalog, schema), provider) in schemas {
+        catalogs.entry(catalog).or_default().register_schema(&schema, provider)?;
+    }
+    for (name, catalog) in catalogs {
+        list.register_catalog(name, catalog);
+    }
+    Ok(Arc::new(list))
+}
+
+/// DataFusion reports an unknown function as one planning error among many: it is told apart by looking the names up.
+fn planning_error(statement: &AstStatement, state: &SessionState, error: &DataFusionError) -> Error {
+    let typed = from_datafusion(error);
+    if typed.code() != ErrorCode::InvalidQuery {
+        return typed;
+    }
+    let mut unknown = UnknownFunction { state };
+    match statement.visit(&mut unknown) {
+        ControlFlow::Break(name) => {
+            let error = Error::new(ErrorCode::FunctionNotFound, format!("there is no function {name}"));
+            match nearest(&name, function_names(state)) {
+                Some(near) => error.with_hint(format!("did you mean {near}?")),
+                None => error,
+            }
+        }
+        ControlFlow::Continue(()) => typed,
+    }
+}
+
+struct UnknownFunction<'a> {
+    state: &'a SessionState,
+}
+
+impl Visitor for UnknownFunction<'_> {
+    type Break = String;
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<String> {
+        let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
+        let name = match function.name.0.as_slice() {
+            [part] => part.as_ident().cloned().map(normalize),
+            _ => name_of(&function.name).ok().map(|name| name.to_string()),
+        };
+        match name {
+            // `unnest` is part of the planner itself.
+            Some(name) if name != "unnest" && !function_names(self.state).any(|known| known == name) => {
+                ControlFlow::Break(name)
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+fn function_names(state: &SessionState) -> impl Iterator<Item = &str> {
+    let scalar = state.scalar_functions().keys();
+    let higher_order = state.higher_order_functions().keys();
+    let aggregate = state.aggregate_functions().keys();
+    let window = state.window_functions().keys();
+    scalar.chain(higher_order).chain(aggregate).chain(window).map(String::as_str)
+}

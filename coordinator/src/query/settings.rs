@@ -1,0 +1,203 @@
+//! The settings of a session: their names, what they may be, and what they do to a query.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use datafusion::prelude::SessionConfig;
+use townlake_common::config::LimitsConfig;
+use townlake_common::{Error, ErrorCode, Result, nearest};
+
+/// One setting, for `SHOW SESSION` and the documentation.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does, and which values it takes.
+    pub description: &'static str,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Duration,
+    Number { from: u64, to: u64 },
+    Boolean,
+    OneOf(&'static [&'static str]),
+}
+
+/// Every setting.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "batch_size",
+        description: "rows of a batch inside the engine (64 to 65536)",
+        kind: Kind::Number { from: 64, to: 65_536 },
+    },
+    Setting {
+        name: "execution",
+        description: "where a query runs: `auto` runs tiny ones in the coordinator, `cluster` sends every scan to executors",
+        kind: Kind::OneOf(&["auto", "cluster"]),
+    },
+    Setting {
+        name: "prefer_hash_join",
+        description: "join by hash tables in memory (true) or by sorting, which spills (false)",
+        kind: Kind::Boolean,
+    },
+    Setting {
+        name: "query_timeout",
+        description: "the longest a query may run, like `30s` or `5m`; `0s` is the server's own limit",
+        kind: Kind::Duration,
+    },
+    Setting {
+        name: "target_partitions",
+        description: "partitions of a scan and an exchange (1 to 1024)",
+        kind: Kind::Number { from: 1, to: 1024 },
+    },
+];
+
+/// The canonical form of `value` for the setting `name`. Call it before a value is stored in a session.
+///
+/// Errors: `INVALID_ARGUMENT`, naming the setting (or the nearest one) and what it takes.
+pub fn validate(name: &str, value: &str) -> Result<String> {
+    let setting = find(name)?;
+    let value = value.trim();
+    let refuse = |expected: &str| {
+        Err(Error::new(ErrorCode::InvalidArgument, format!("setting {name}: `{value}` is not {expected}"))
+            .with_hint(setting.description))
+    };
+    match setting.kind {
+        Kind::Duration => match parse_duration(value) {
+            Some(duration) => Ok(humantime::format_duration(duration).to_string()),
+            None => refuse("a duration"),
+        },
+        Kind::Number { from, to } => match value.parse::<u64>() {
+            Ok(number) if (from..=to).contains(&number) => Ok(number.to_string()),
+            _ => refuse(&format!("a whole number from {from} to {to}")),
+        },
+        Kind::Boolean => match value.to_ascii_lowercase().as_str() {
+            "true" | "on" => Ok("true".to_string()),
+            "false" | "off" => Ok("false".to_string()),
+            _ => refuse("true or false"),
+        },
+        Kind::OneOf(values) => match values.iter().find(|known| known.eq_ignore_ascii_case(value)) {
+            Some(known) => Ok((*known).to_string()),
+            None => refuse(&format!("one of {}", values.join(", "))),
+        },
+    }
+}
+
+/// The setting of this name.
+///
+/// Errors: `INVALID_ARGUMENT` with the nearest name.
+pub fn find(name: &str) -> Result<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name == name).ok_or_else(|| {
+        let error = Error::new(ErrorCode::InvalidArgument, format!("there is no setting `{name}`"));
+        match nearest(name, SETTINGS.iter().map(|setting| setting.name)) {
+            Some(near) => error.with_hint(format!("did you mean `{near}`? SHOW SESSION lists all")),
+            None => error.with_hint("SHOW SESSION lists all"),
+        }
+    })
+}
+
+/// What a session's settings and the configuration's limits come to for one query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effective {
+    /// The longest the query may run; `None` is for ever.
+    pub timeout: Option<Duration>,
+    /// Partitions of a scan and an exchange.
+    pub target_partitions: usize,
+    /// Every scan goes to executors, however small.
+    pub always_cluster: bool,
+    batch_size: Option<usize>,
+    prefer_hash_join: Option<bool>,
+}
+
+impl Effective {
+    /// `slots` is the number of tasks that the cluster runs at the same time now.
+    pub fn new(settings: &BTreeMap<String, String>, limits: &LimitsConfig, slots: usize) -> Self {
+        let number = |name: &str| settings.get(name).and_then(|value| value.parse::<usize>().ok());
+        let default_partitions = match limits.partitions {
+            0 => (slots * 2).clamp(2, 1024),
+            fixed => fixed,
+        };
+        Self {
+            timeout: timeout(settings.get("query_timeout").map(String::as_str), limits.query_timeout),
+            target_partitions: number("target_partitions").unwrap_or(default_partitions),
+            always_cluster: settings.get("execution").is_some_and(|value| value == "cluster"),
+            batch_size: number("batch_size"),
+            prefer_hash_join: settings.get("prefer_hash_join").map(|value| value == "true"),
+        }
+    }
+
+    /// Puts the settings that concern the engine into its configuration.
+    pub fn apply(&self, mut config: SessionConfig) -> SessionConfig {
+        if let Some(rows) = self.batch_size {
+            config = config.with_batch_size(rows);
+        }
+        if let Some(prefer) = self.prefer_hash_join {
+            config.options_mut().optimizer.prefer_hash_join = prefer;
+        }
+        config
+    }
+
+    /// The value in force, for `SHOW SESSION`.
+    pub fn value_of(&self, name: &str, config: &SessionConfig) -> String {
+        match name {
+            "batch_size" => config.batch_size().to_string(),
+            "execution" => if self.always_cluster { "cluster" } else { "auto" }.to_string(),
+            "prefer_hash_join" => config.options().optimizer.prefer_hash_join.to_string(),
+            "query_timeout" => humantime::format_duration(self.timeout.unwrap_or_default()).to_string(),
+            "target_partitions" => self.target_partitions.to_string(),
+            _ => String::new(),
+        }
+    }
+}
+
+/// A session may lower the server's limit, never lift it.
+fn timeout(session: Option<&str>, limit: Duration) -> Option<Duration> {
+    let own = session.and_then(parse_duration).filter(|duration| !duration.is_zero());
+    let limit = Some(limit).filter(|duration| !duration.is_zero());
+    match (own, limit) {
+        (Some(own), Some(limit)) => Some(own.min(limit)),
+        (own, limit) => own.or(limit),
+    }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    match text {
+        "0" => Some(Duration::ZERO),
+        _ => humantime::parse_duration(text).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_checked_and_canonical() {
+        assert_eq!(validate("prefer_hash_join", "ON").unwrap(), "true");
+        assert_eq!(validate("query_timeout", "90s").unwrap(), "1m 30s");
+        assert_eq!(validate("execution", "Cluster").unwrap(), "cluster");
+        for (name, value) in [
+            ("target_partitions", "0"),
+            ("target_partitions", "1e3"),
+            ("batch_size", "-1"),
+            ("query_timeout", "soon"),
+            ("execution", "nowhere"),
+        ] {
+            let error = validate(name, value).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidArgument);
+            assert!(error.message().contains(name), "{error}");
+        }
+        assert!(validate("query_timout", "1s").unwrap_err().hint().unwrap().contains("query_timeout"));
+    }
+
+    #[test]
+    fn a_session_cannot_lift_the_limit() {
+        let limit = Duration::from_secs(60);
+        assert_eq!(timeout(Some("5m"), limit), Some(limit));
+        assert_eq!(timeout(Some("0s"), limit), Some(limit));
+        assert_eq!(timeout(Some("5s"), limit), Some(Duration::from_secs(5)));
+        assert_eq!(timeout(None, Duration::ZERO), None);
+    }
+}

@@ -1,0 +1,168 @@
+//! What a statement can be. Everything that is not in this list is refused.
+
+use datafusion::sql::sqlparser::ast::Statement as AstStatement;
+use townlake_lake::PartitionField;
+
+/// A name of one to three parts, normalised: unquoted parts in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name(pub(super) Vec<String>);
+
+impl Name {
+    /// The parts as the user gave them.
+    pub fn parts(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
+}
+
+/// One statement of the SQL surface.
+#[derive(Debug, Clone)]
+pub enum Statement {
+    /// `SELECT`, `WITH`, `VALUES`.
+    Query(Box<AstStatement>),
+    /// `EXPLAIN [ANALYZE] [VERBOSE] statement`.
+    Explain {
+        /// Run it and tell what happened.
+        analyze: bool,
+        /// Show the intermediate plans too.
+        verbose: bool,
+        /// A query, an insert or a CTAS.
+        statement: Box<Statement>,
+    },
+    /// `USE [catalog.]schema`.
+    Use(Name),
+    /// `SHOW CATALOGS [LIKE …]`.
+    ShowCatalogs {
+        /// The pattern of LIKE.
+        like: Option<String>,
+    },
+    /// `SHOW SCHEMAS [FROM catalog] [LIKE …]`.
+    ShowSchemas {
+        /// The catalog; by default the session's.
+        from: Option<Name>,
+        /// The pattern of LIKE.
+        like: Option<String>,
+    },
+    /// `SHOW TABLES [FROM [catalog.]schema] [LIKE …]`.
+    ShowTables {
+        /// The schema; by default the session's.
+        from: Option<Name>,
+        /// The pattern of LIKE.
+        like: Option<String>,
+    },
+    /// `SHOW COLUMNS FROM table`, `DESCRIBE table`.
+    ShowColumns {
+        /// The table.
+        table: Name,
+        /// The pattern of LIKE.
+        like: Option<String>,
+    },
+    /// `SHOW SESSION [LIKE …]`, `SHOW ALL`, `SHOW setting`.
+    ShowSession {
+        /// The pattern of LIKE.
+        like: Option<String>,
+    },
+    /// `SET [SESSION] name = value`.
+    SetSession {
+        /// The setting.
+        name: String,
+        /// Its new value.
+        value: String,
+    },
+    /// `RESET [SESSION] name`; `RESET ALL` has no name.
+    ResetSession {
+        /// The setting, or all of them.
+        name: Option<String>,
+    },
+    /// `CREATE SCHEMA`.
+    CreateSchema {
+        /// The schema.
+        name: Name,
+        /// Say nothing when it is there.
+        if_not_exists: bool,
+    },
+    /// `DROP SCHEMA`.
+    DropSchema {
+        /// The schema.
+        name: Name,
+        /// Say nothing when it is not there.
+        if_exists: bool,
+    },
+    /// `CREATE TABLE`, with columns or `AS SELECT`.
+    CreateTable(Box<CreateTableStatement>),
+    /// `DROP TABLE`.
+    DropTable {
+        /// The table.
+        name: Name,
+        /// Say nothing when it is not there.
+        if_exists: bool,
+    },
+    /// `INSERT INTO table [(columns)] query`.
+    Insert {
+        /// The table.
+        table: Name,
+        /// The statement for the planner.
+        ast: Box<AstStatement>,
+    },
+    /// `CALL catalog.system.procedure(…)`.
+    Call {
+        /// The procedure.
+        name: Name,
+        /// Its arguments: literals, by position.
+        arguments: Vec<String>,
+    },
+}
+
+/// `CREATE TABLE name [(columns)] [PARTITIONED BY (…)] [COMMENT …] [WITH (…)] [AS query]`.
+#[derive(Debug, Clone)]
+pub struct CreateTableStatement {
+    /// The table.
+    pub name: Name,
+    /// Say nothing when it is there.
+    pub if_not_exists: bool,
+    /// Name, columns and query, for the planner.
+    pub ast: Box<AstStatement>,
+    /// Whether a query fills it.
+    pub as_query: bool,
+    /// The partition fields.
+    pub partition: Vec<PartitionField>,
+    /// COMMENT.
+    pub comment: Option<String>,
+    /// WITH: `location` and Iceberg table properties.
+    pub properties: Vec<(String, String)>,
+}
+
+/// How a client sees a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatementKind {
+    /// It returns rows.
+    Query,
+    /// It writes and returns the number of rows.
+    Update,
+    /// It changes a catalog or the session and returns no row.
+    Command,
+}
+
+impl Statement {
+    /// How a client sees it.
+    pub fn kind(&self) -> StatementKind {
+        match self {
+            Self::Insert { .. } => StatementKind::Update,
+            Self::CreateTable(create) if create.as_query => StatementKind::Update,
+            Self::CreateTable(_)
+            | Self::DropTable { .. }
+            | Self::CreateSchema { .. }
+            | Self::DropSchema { .. }
+            | Self::Use(_)
+            | Self::SetSession { .. }
+            | Self::ResetSession { .. }
+            | Self::Call { .. } => StatementKind::Command,
+            _ => StatementKind::Query,
+        }
+    }
+}

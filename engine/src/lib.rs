@@ -1,0 +1,14 @@
+//! What coordinator and executor share of DataFusion and Ballista: the plan codec, the session configuration, the runtime
+//! environment, batches that are small enough to travel, and the way of an engine error back to a typed [`Error`].
+//!
+//! [`Error`]: townlake_common::Error
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod batches;
+pub mod codec;
+pub mod error;
+pub mod functions;
+pub mod network;
+pub mod runtime;
+pub mod session;

@@ -1,0 +1,99 @@
+//! The session configuration under which plans are made and run.
+//!
+//! What it differs from Ballista's defaults in, and why:
+//!
+//! - **Static planner.** The adaptive one hangs on a lost finished output; the static one recovers, and with hash joins it
+//!   is as fast (measured).
+//! - **Hash joins preferred.** A build side that does not fit its memory fails its own query with `MEMORY_LIMIT`.
+//! - **View types on.** Ballista turns them off because a batch of views drags its whole buffers into every message. Here
+//!   nothing travels that is not compacted: the sort writer compacts by itself, our engine compacts under the passthrough
+//!   writers, and results are cut and compacted in the coordinator ([`crate::batches`]).
+//! - **Dynamic filters off**, as in Ballista: across stages the scan would wait for ever.
+//! - **Parquet predicates evaluated while reading** (late materialisation), with page index and bloom filters.
+//!
+//! The coordinator sends these entries as text with each task and they win over the executor's own: a secret must never be
+//! a configuration entry. Extensions (objects) do not travel; each side installs its own.
+
+use std::sync::Arc;
+
+use ballista_core::config::{
+    BALLISTA_CLIENT_GRPC_CONNECT_TIMEOUT_SECONDS, BALLISTA_CLIENT_GRPC_HTTP2_KEEPALIVE_INTERVAL_SECONDS,
+    BALLISTA_CLIENT_GRPC_MAX_MESSAGE_SIZE, BALLISTA_CLIENT_GRPC_TIMEOUT_SECONDS, BALLISTA_CLIENT_IO_RETRIES_TIMES,
+    BALLISTA_CLIENT_IO_RETRY_WAIT_TIME_MS,
+};
+use ballista_core::extension::{
+    SessionConfigExt, ballista_aggregate_functions, ballista_scalar_functions, ballista_window_functions,
+};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::optimizer::OptimizerRule;
+use datafusion::prelude::SessionConfig;
+
+use crate::network::{self, MAX_MESSAGE_BYTES};
+
+/// The configuration of every session, on coordinator and executor. `target_partitions` is the number of partitions of an
+/// exchange and of a scan.
+pub fn base_config(target_partitions: usize) -> SessionConfig {
+    let mut config = SessionConfig::new_with_ballista()
+        .with_target_partitions(target_partitions.max(1))
+        .with_ballista_adaptive_query_planner(false)
+        .with_ballista_override_create_grpc_client_endpoint(Arc::new(|endpoint| {
+            Ok(network::internal_endpoint(endpoint))
+        }))
+        .set_usize(BALLISTA_CLIENT_GRPC_MAX_MESSAGE_SIZE, MAX_MESSAGE_BYTES)
+        .set_u64(BALLISTA_CLIENT_GRPC_CONNECT_TIMEOUT_SECONDS, network::CONNECT_TIMEOUT.as_secs())
+        .set_u64(BALLISTA_CLIENT_GRPC_TIMEOUT_SECONDS, 5)
+        .set_u64(BALLISTA_CLIENT_GRPC_HTTP2_KEEPALIVE_INTERVAL_SECONDS, 5)
+        // A fetch that fails is tried twice more, half a second apart; then the stage that made the data runs again.
+        .set_u64(BALLISTA_CLIENT_IO_RETRIES_TIMES, 2)
+        .set_u64(BALLISTA_CLIENT_IO_RETRY_WAIT_TIME_MS, 500);
+    let options = config.options_mut();
+    options.optimizer.prefer_hash_join = true;
+    options.execution.parquet.pushdown_filters = true;
+    options.execution.parquet.schema_force_view_types = true;
+    options.sql_parser.map_string_types_to_utf8view = true;
+    options.execution.time_zone = Some("UTC".to_string());
+    config
+}
+
+/// The logical optimizer rules: DataFusion's with Ballista's in front, without which NOT IN becomes a join in one task.
+pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    ballista_core::optimizer::ballista_default_optimizer_rules()
+}
+
+/// The state of a session with our functions and rules, to which the coordinator adds catalogs, an id and its own rules.
+pub fn state_builder(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionStateBuilder {
+    SessionStateBuilder::new()
+        .with_default_features()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_optimizer_rules(optimizer_rules())
+        .with_scalar_functions(ballista_scalar_functions())
+        .with_aggregate_functions(ballista_aggregate_functions())
+        .with_window_functions(ballista_window_functions())
+}
+
+/// [`state_builder`] without additions.
+pub fn state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
+    state_builder(config, runtime).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ballista_core::extension::SessionConfigHelperExt;
+
+    #[test]
+    fn the_choices_survive_the_way_to_the_executor() {
+        let sent = base_config(7).to_key_value_pairs();
+        let config = SessionConfig::new_with_ballista().update_from_key_value_pair(&sent);
+        let options = config.options();
+        assert_eq!(config.target_partitions(), 7);
+        assert!(!config.ballista_adaptive_query_planner_enabled());
+        assert!(options.optimizer.prefer_hash_join);
+        assert!(options.execution.parquet.pushdown_filters);
+        assert!(!options.optimizer.enable_dynamic_filter_pushdown);
+        assert!(!options.optimizer.enable_join_dynamic_filter_pushdown);
+        assert!(!options.optimizer.enable_round_robin_repartition);
+    }
+}

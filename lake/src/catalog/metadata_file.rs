@@ -1,0 +1,153 @@
+//! Table metadata files: reading them with a cache, and writing the next version.
+//!
+//! A metadata file never changes, so its content is cached by catalog and location for the whole process.
+
+use std::str::FromStr;
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use iceberg::MetadataLocation;
+use iceberg::io::FileIO;
+use iceberg::spec::TableMetadata;
+use moka::sync::Cache;
+use serde_json::Value;
+use townlake_common::{Error, ErrorCode, Result};
+
+use crate::ObjectAccess;
+
+const CACHE_BYTES: u64 = 64 << 20;
+/// Parsed metadata against its JSON, measured in order of magnitude only: the cache is a bound, not an account.
+const PARSED_PER_JSON_BYTE: usize = 3;
+/// Types of format version 3 that the crate `iceberg` cannot parse: metadata with one fails as a whole.
+const UNKNOWN_TYPES: [&str; 4] = ["variant", "geometry", "geography", "unknown"];
+
+struct Cached {
+    metadata: Arc<TableMetadata>,
+    bytes: usize,
+}
+
+static CACHE: LazyLock<Cache<(String, String), Arc<Cached>>> = LazyLock::new(|| {
+    Cache::builder()
+        .max_capacity(CACHE_BYTES)
+        .weigher(|_, cached: &Arc<Cached>| u32::try_from(cached.bytes).unwrap_or(u32::MAX))
+        .build()
+});
+
+/// The metadata at `location`. `what` names the table in errors.
+///
+/// Errors: `FILE_NOT_FOUND`, `FORMAT_NOT_SUPPORTED` naming what is too new, `DATA_CORRUPT`.
+pub(crate) async fn read(
+    objects: &ObjectAccess,
+    catalog: &str,
+    location: &str,
+    what: &str,
+) -> Result<Arc<TableMetadata>> {
+    let key = (catalog.to_string(), location.to_string());
+    if let Some(cached) = CACHE.get(&key) {
+        return Ok(Arc::clone(&cached.metadata));
+    }
+    let bytes = objects.read(location).await?;
+    let weight = bytes.len().saturating_mul(PARSED_PER_JSON_BYTE);
+    let metadata = Arc::new(parse(bytes, what).await?);
+    // A file named otherwise (v3.metadata.json) may be written over by whoever wrote it.
+    if MetadataLocation::from_str(location).is_ok() {
+        CACHE.insert(key, Arc::new(Cached { metadata: Arc::clone(&metadata), bytes: weight }));
+    }
+    Ok(metadata)
+}
+
+async fn parse(bytes: Bytes, what: &str) -> Result<TableMetadata> {
+    let plain = serde_json::from_slice::<TableMetadata>(&bytes);
+    let error = match plain {
+        Ok(metadata) => return Ok(metadata),
+        Err(error) if !bytes.starts_with(&[0x1f, 0x8b]) => error,
+        // The crate unpacks gzip, and only from a FileIO.
+        Err(_) => return parse_compressed(bytes, what).await,
+    };
+    let value = serde_json::from_slice::<Value>(&bytes).unwrap_or(Value::Null);
+    Err(unreadable(&value, what).with_source(error))
+}
+
+async fn parse_compressed(bytes: Bytes, what: &str) -> Result<TableMetadata> {
+    const NAME: &str = "memory://metadata";
+    let memory = FileIO::new_with_memory();
+    let read = async {
+        memory.new_output(NAME)?.write(bytes).await?;
+        TableMetadata::read_from(&memory, NAME).await
+    };
+    read.await.map_err(|error| unreadable(&Value::Null, what).with_source(error))
+}
+
+/// Why metadata does not parse: something too new, named, or damage.
+pub(crate) fn unreadable(metadata: &Value, what: &str) -> Error {
+    let refused = |feature: String| {
+        Error::new(ErrorCode::FormatNotSupported, format!("table {what} uses {feature}, which is not supported"))
+    };
+    match metadata.get("format-version").and_then(Value::as_u64) {
+        Some(version) if version > 3 => return refused(format!("format version {version}")),
+        _ => {}
+    }
+    match metadata.get("schemas").and_then(unknown_type) {
+        Some(name) => refused(format!("the type {name}")),
+        None => Error::new(ErrorCode::DataCorrupt, format!("the metadata of table {what} cannot be decoded")),
+    }
+}
+
+fn unknown_type(schema: &Value) -> Option<&str> {
+    match schema {
+        Value::String(text) => {
+            let name = text.split('(').next().unwrap_or(text);
+            UNKNOWN_TYPES.contains(&name).then_some(text)
+        }
+        Value::Array(items) => items.iter().find_map(unknown_type),
+        Value::Object(fields) => ["type", "fields", "element", "key", "value"]
+            .iter()
+            .filter_map(|key| fields.get(*key))
+            .find_map(unknown_type),
+        _ => None,
+    }
+}
+
+/// The location of the first metadata file of a table.
+pub(crate) fn first_location(metadata: &TableMetadata) -> MetadataLocation {
+    MetadataLocation::new_with_metadata(metadata.location(), metadata)
+}
+
+/// The location of the metadata file that follows `current`: the next number, a fresh id.
+pub(crate) fn next_location(current: &str, metadata: &TableMetadata) -> MetadataLocation {
+    match MetadataLocation::from_str(current) {
+        Ok(location) => location.with_next_version().with_new_metadata(metadata),
+        // A Hadoop-style name: the numbering starts anew, the id keeps it unique.
+        Err(_) => first_location(metadata),
+    }
+}
+
+/// Writes metadata to its location, compressed where the table asks for it.
+pub(crate) async fn write(objects: &ObjectAccess, metadata: &TableMetadata, location: &MetadataLocation) -> Result<()> {
+    let memory = FileIO::new_with_memory();
+    let uri = location.to_string();
+    let encode = async {
+        metadata.write_to(&memory, location).await?;
+        memory.new_input(&uri)?.read().await
+    };
+    let bytes = encode.await.map_err(|error| {
+        let message = format!("the metadata file {uri} cannot be encoded");
+        Error::new(ErrorCode::FormatNotSupported, message).with_source(error)
+    })?;
+    objects.write(&uri, bytes).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_new_is_named() {
+        let text = r#"{"format-version": 3, "schemas": [{"type": "struct", "fields": [
+            {"id": 1, "name": "a", "type": {"type": "list", "element": "geometry(srid:1)"}}]}]}"#;
+        let error = unreadable(&serde_json::from_str(text).unwrap(), "lake.s.t");
+        assert_eq!(error.code(), ErrorCode::FormatNotSupported);
+        assert!(error.message().contains("geometry") && error.message().contains("lake.s.t"), "{error}");
+        assert_eq!(unreadable(&Value::Null, "lake.s.t").code(), ErrorCode::DataCorrupt);
+    }
+}

@@ -1,0 +1,202 @@
+//! An Iceberg REST catalog (Lakekeeper, Polaris, R2 Data Catalog and others), with our own commits.
+//!
+//! Files are read with the keys of our configuration; credentials that a server vends are not used.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use iceberg::spec::TableMetadata;
+use iceberg::{TableRequirement, TableUpdate};
+use reqwest::Method;
+use serde_json::{Value, json};
+use townlake_common::config::IcebergCatalog;
+use townlake_common::{Error, ErrorCode, Result};
+
+use super::metadata_file::unreadable;
+use super::rest_client::RestClient;
+use super::{Catalog, CommitOutcome, NewTable, TableHead, TableName};
+
+/// Separates the levels of a namespace in a path.
+const LEVELS: &str = "\u{1f}";
+/// Pages of one listing: a bound against a server that never ends.
+const MAX_PAGES: usize = 10_000;
+
+pub(crate) struct RestCatalog {
+    name: String,
+    client: RestClient,
+}
+
+impl RestCatalog {
+    /// Reads the server's configuration.
+    pub async fn open(name: &str, config: &IcebergCatalog) -> Result<Self> {
+        Ok(Self { name: name.to_string(), client: RestClient::connect(name, config).await? })
+    }
+
+    /// All items of a paged listing.
+    async fn list(&self, path: &[&str], query: &[(&str, &str)], items: &str) -> Result<Vec<Value>> {
+        let mut listed = Vec::new();
+        let mut page = String::new();
+        for _ in 0..MAX_PAGES {
+            let mut query = query.to_vec();
+            query.push(("pageToken", &page));
+            let answer = self.client.call(Method::GET, path, &query, None).await?;
+            let Some(mut body) = answer.found(&self.name)? else { return Ok(Vec::new()) };
+            if let Some(Value::Array(values)) = body.get_mut(items).map(Value::take) {
+                listed.extend(values);
+            }
+            match body.get("next-page-token").and_then(Value::as_str) {
+                Some(next) if !next.is_empty() => page = next.to_string(),
+                _ => return Ok(listed),
+            }
+        }
+        Err(Error::new(ErrorCode::SourceError, format!("a listing of catalog {} does not end", self.name)))
+    }
+
+    async fn children(&self, parent: &[String]) -> Result<Vec<Vec<String>>> {
+        let joined = parent.join(LEVELS);
+        let query = if parent.is_empty() { vec![] } else { vec![("parent", joined.as_str())] };
+        let listed = self.list(&["namespaces"], &query, "namespaces").await?;
+        let levels = listed.into_iter().filter_map(|value| serde_json::from_value::<Vec<String>>(value).ok());
+        // Some servers ignore `parent` and answer with the top again.
+        Ok(levels.filter(|levels| levels.len() == parent.len() + 1 && levels.starts_with(parent)).collect())
+    }
+
+    fn head(&self, name: &TableName, mut body: Value) -> Result<TableHead> {
+        let metadata = body.get_mut("metadata").map(Value::take).unwrap_or(Value::Null);
+        let metadata_location = body.get("metadata-location").and_then(Value::as_str).unwrap_or_default().to_string();
+        // By reference: on failure the value tells what is too new.
+        match <TableMetadata as serde::Deserialize>::deserialize(&metadata) {
+            Ok(metadata) => Ok(TableHead { metadata: Arc::new(metadata), metadata_location }),
+            Err(error) => Err(unreadable(&metadata, &format!("{}.{name}", self.name)).with_source(error)),
+        }
+    }
+
+    fn table_path<'a>(namespace: &'a str, name: &'a TableName) -> [&'a str; 4] {
+        ["namespaces", namespace, "tables", &name.table]
+    }
+}
+
+#[async_trait]
+impl Catalog for RestCatalog {
+    async fn list_namespaces(&self) -> Result<Vec<String>> {
+        let mut open = self.children(&[]).await?;
+        let mut namespaces = Vec::new();
+        while let Some(levels) = open.pop() {
+            open.extend(self.children(&levels).await?);
+            namespaces.push(levels.join("."));
+        }
+        namespaces.sort();
+        Ok(namespaces)
+    }
+
+    async fn namespace_exists(&self, namespace: &str) -> Result<bool> {
+        let answer = self.client.call(Method::GET, &["namespaces", &path_of(namespace)], &[], None).await?;
+        Ok(answer.found(&self.name)?.is_some())
+    }
+
+    async fn create_namespace(&self, namespace: &str) -> Result<()> {
+        let body = json!({ "namespace": levels_of(namespace), "properties": {} });
+        let answer = self.client.call(Method::POST, &["namespaces"], &[], Some(&body)).await?;
+        if answer.status.as_u16() == 409 {
+            return Err(Error::new(
+                ErrorCode::AlreadyExists,
+                format!("schema {}.{namespace} exists already", self.name),
+            ));
+        }
+        answer.success(&self.name).map(|_| ())
+    }
+
+    async fn drop_namespace(&self, namespace: &str) -> Result<bool> {
+        let answer = self.client.call(Method::DELETE, &["namespaces", &path_of(namespace)], &[], None).await?;
+        if answer.status.as_u16() == 409 {
+            let message = format!("schema {}.{namespace} is not empty", self.name);
+            return Err(Error::new(ErrorCode::InvalidQuery, message).with_hint("drop its tables first"));
+        }
+        Ok(answer.found(&self.name)?.is_some())
+    }
+
+    async fn list_tables(&self, namespace: &str) -> Result<Vec<String>> {
+        let listed = self.list(&["namespaces", &path_of(namespace), "tables"], &[], "identifiers").await?;
+        let names = listed.iter().filter_map(|item| item.get("name")?.as_str().map(str::to_string));
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        Ok(names)
+    }
+
+    async fn load(&self, name: &TableName) -> Result<Option<TableHead>> {
+        let namespace = path_of(&name.namespace);
+        let answer = self.client.call(Method::GET, &Self::table_path(&namespace, name), &[], None).await?;
+        answer.found(&self.name)?.map(|body| self.head(name, body)).transpose()
+    }
+
+    async fn create_table(&self, name: &TableName, table: NewTable) -> Result<TableHead> {
+        let body = json!({
+            "name": name.table,
+            "location": table.location,
+            "schema": table.schema,
+            "partition-spec": table.spec,
+            "properties": table.properties,
+            "stage-create": false,
+        });
+        let path = ["namespaces", &path_of(&name.namespace), "tables"];
+        let answer = self.client.call(Method::POST, &path, &[], Some(&body)).await?;
+        match answer.status.as_u16() {
+            404 => {
+                let message = format!("schema {}.{} does not exist", self.name, name.namespace);
+                Err(Error::new(ErrorCode::SchemaNotFound, message))
+            }
+            409 => Err(Error::new(ErrorCode::AlreadyExists, format!("table {}.{name} exists already", self.name))),
+            _ => self.head(name, answer.success(&self.name)?),
+        }
+    }
+
+    async fn drop_table(&self, name: &TableName) -> Result<bool> {
+        let namespace = path_of(&name.namespace);
+        let query = [("purgeRequested", "false")];
+        let answer = self.client.call(Method::DELETE, &Self::table_path(&namespace, name), &query, None).await?;
+        Ok(answer.found(&self.name)?.is_some())
+    }
+
+    async fn commit(
+        &self,
+        name: &TableName,
+        _base: &TableHead,
+        requirements: Vec<TableRequirement>,
+        updates: Vec<TableUpdate>,
+    ) -> CommitOutcome {
+        let body = json!({
+            "identifier": { "namespace": levels_of(&name.namespace), "name": name.table },
+            "requirements": requirements,
+            "updates": updates,
+        });
+        let namespace = path_of(&name.namespace);
+        let path = Self::table_path(&namespace, name);
+        let answer = match self.client.call(Method::POST, &path, &[], Some(&body)).await {
+            Ok(answer) => answer,
+            Err(error) if error.code() == ErrorCode::SourceDenied => return CommitOutcome::Rejected(error),
+            Err(error) => return CommitOutcome::Unknown(error),
+        };
+        let error = || answer.error(&self.name);
+        match answer.status.as_u16() {
+            200..=299 => CommitOutcome::Committed,
+            404 => {
+                let message = format!("table {}.{name} does not exist any more", self.name);
+                CommitOutcome::Rejected(Error::new(ErrorCode::TableNotFound, message))
+            }
+            409 => {
+                let message = format!("table {}.{name} was changed by another writer", self.name);
+                CommitOutcome::Conflict(Error::new(ErrorCode::CommitConflict, message).with_source(error()))
+            }
+            400 | 401 | 403 | 405 | 406 | 419 | 422 => CommitOutcome::Rejected(error()),
+            _ => CommitOutcome::Unknown(error()),
+        }
+    }
+}
+
+fn levels_of(namespace: &str) -> Vec<&str> {
+    namespace.split('.').collect()
+}
+
+fn path_of(namespace: &str) -> String {
+    levels_of(namespace).join(LEVELS)
+}

@@ -1,0 +1,180 @@
+//! The REST client against a small REST server whose tables are those of an SQL catalog.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow::datatypes::DataType;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use iceberg::spec::Struct;
+use iceberg::{TableRequirement, TableUpdate};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use townlake_common::config::{CatalogConfig, Config};
+use townlake_common::{ErrorCode, QueryId};
+
+use super::sql::SqlCatalog;
+use super::{Catalog, CommitOutcome, NewTable, TableName};
+use crate::testing::{Lake, create_table, file};
+use crate::{LakeCatalog, plan_files};
+
+struct Server {
+    sql: SqlCatalog,
+    tokens: AtomicUsize,
+    /// Commits that are answered by 503 after they happened.
+    lost: AtomicUsize,
+    /// Commits that are answered by 409 without happening.
+    conflicts: AtomicUsize,
+}
+
+type Answer = (StatusCode, Json<Value>);
+type Shared = State<Arc<Server>>;
+
+fn error(status: u16) -> Answer {
+    let body = json!({ "error": { "message": "no such luck", "type": "X", "code": status } });
+    (StatusCode::from_u16(status).unwrap(), Json(body))
+}
+
+fn ok(body: Value) -> Answer {
+    (StatusCode::OK, Json(body))
+}
+
+/// Only the second token is good: the first has expired when it is used after the configuration.
+fn allowed(server: &Server, headers: &HeaderMap) -> bool {
+    let current = format!("Bearer token-{}", server.tokens.load(Ordering::SeqCst));
+    headers.get("authorization").is_some_and(|given| given.to_str().unwrap() == current)
+}
+
+async fn token(State(server): Shared, body: String) -> Answer {
+    assert!(body.contains("client_secret=hunter2") && body.contains("scope=catalog"), "{body}");
+    let n = server.tokens.fetch_add(1, Ordering::SeqCst) + 1;
+    ok(json!({ "access_token": format!("token-{n}"), "token_type": "bearer", "expires_in": 3600 }))
+}
+
+async fn config(State(server): Shared, headers: HeaderMap, Query(query): Query<HashMap<String, String>>) -> Answer {
+    assert!(allowed(&server, &headers) && query["warehouse"].ends_with("warehouse"));
+    server.tokens.fetch_add(1, Ordering::SeqCst); // what was given so far has expired now
+    ok(json!({ "defaults": {}, "overrides": { "prefix": "my/prefix" } }))
+}
+
+async fn namespaces(State(server): Shared, headers: HeaderMap, Query(query): Query<HashMap<String, String>>) -> Answer {
+    if !allowed(&server, &headers) {
+        return error(401);
+    }
+    match query.get("parent").map(String::as_str) {
+        // Two pages at the top.
+        None if query["pageToken"].is_empty() => ok(json!({ "namespaces": [["s"]], "next-page-token": "2" })),
+        None => ok(json!({ "namespaces": [["deep"]], "next-page-token": null })),
+        Some("deep") => ok(json!({ "namespaces": [["deep", "er"]] })),
+        Some(_) => ok(json!({ "namespaces": [] })),
+    }
+}
+
+async fn list(State(server): Shared, Path(namespace): Path<String>) -> Answer {
+    let tables = server.sql.list_tables(&namespace).await.unwrap();
+    let tables: Vec<_> = tables.iter().map(|name| json!({ "namespace": [namespace], "name": name })).collect();
+    ok(json!({ "identifiers": tables }))
+}
+
+async fn create(State(server): Shared, Path(namespace): Path<String>, Json(body): Json<Value>) -> Answer {
+    let part = |name: &str| body[name].clone();
+    let table = NewTable {
+        schema: serde_json::from_value(part("schema")).unwrap(),
+        spec: serde_json::from_value(part("partition-spec")).unwrap(),
+        properties: serde_json::from_value(part("properties")).unwrap(),
+        location: serde_json::from_value(part("location")).unwrap(),
+    };
+    let name = TableName::new(&namespace, body["name"].as_str().unwrap());
+    match server.sql.create_table(&name, table).await {
+        Ok(head) => ok(json!({ "metadata-location": head.metadata_location, "metadata": *head.metadata })),
+        Err(e) if e.code() == ErrorCode::AlreadyExists => error(409),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+async fn load(State(server): Shared, Path((namespace, table)): Path<(String, String)>) -> Answer {
+    match server.sql.load(&TableName::new(&namespace, &table)).await.unwrap() {
+        Some(head) => ok(json!({ "metadata-location": head.metadata_location, "metadata": *head.metadata })),
+        None => error(404),
+    }
+}
+
+async fn commit(
+    State(server): Shared,
+    Path((namespace, table)): Path<(String, String)>,
+    Json(body): Json<Value>,
+) -> Answer {
+    let take = |left: &AtomicUsize| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+    if take(&server.conflicts) {
+        return error(409);
+    }
+    let requirements: Vec<TableRequirement> = serde_json::from_value(body["requirements"].clone()).unwrap();
+    let updates: Vec<TableUpdate> = serde_json::from_value(body["updates"].clone()).unwrap();
+    let name = TableName::new(&namespace, &table);
+    let base = server.sql.load(&name).await.unwrap().unwrap();
+    match server.sql.commit(&name, &base, requirements, updates).await {
+        CommitOutcome::Committed if take(&server.lost) => error(503),
+        CommitOutcome::Committed => ok(json!({})),
+        CommitOutcome::Conflict(_) => error(409),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn start(lake: &Lake, lost: usize, conflicts: usize) -> (Arc<Server>, Arc<LakeCatalog>) {
+    let (sql, _) = lake.sql().await;
+    let counter = AtomicUsize::new;
+    let server = Arc::new(Server { sql, tokens: counter(0), lost: counter(lost), conflicts: counter(conflicts) });
+    let prefix = "/api/v1/my/prefix/namespaces";
+    let router = Router::new()
+        .route("/api/v1/oauth/tokens", post(token))
+        .route("/api/v1/config", get(config))
+        .route(prefix, get(namespaces))
+        .route(&format!("{prefix}/{{namespace}}/tables"), get(list).post(create))
+        .route(&format!("{prefix}/{{namespace}}/tables/{{table}}"), get(load).post(commit))
+        .with_state(Arc::clone(&server));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let text = format!(
+        "[catalogs.rest]\ntype = \"iceberg\"\ncatalog = \"rest\"\nuri = \"http://{address}/api\"\n\
+         warehouse = \"file://{}/warehouse\"\ncredential = \"me:hunter2\"",
+        lake.folder.path().display()
+    );
+    let Some(CatalogConfig::Iceberg(config)) = Config::from_toml(&text).unwrap().catalogs.remove("rest") else {
+        panic!("no catalog")
+    };
+    (server, LakeCatalog::open("rest", &config).await.unwrap())
+}
+
+#[tokio::test]
+async fn lists_creates_loads_and_commits_with_a_token_that_expires() {
+    let lake = Lake::empty().await;
+    let (server, rest) = start(&lake, 0, 0).await;
+    assert_eq!(rest.list_schemas().await.unwrap(), ["deep", "deep.er", "s"]);
+    assert_eq!(server.tokens.load(Ordering::SeqCst), 3, "a fresh token after the first had expired");
+    assert!(rest.load("s", "t", None).await.unwrap().is_none());
+    let columns = [("id", DataType::Int64)];
+    let table = rest.create_table(create_table("t", &columns, &[])).await.unwrap().unwrap();
+    let again = rest.create_table(create_table("t", &columns, &[])).await.unwrap_err();
+    assert_eq!(again.code(), ErrorCode::AlreadyExists);
+    let files = vec![file(&lake.location("t"), "a", Struct::empty(), |_| {})];
+    let id = rest.commit_append(&table, files, &QueryId::generate()).await.unwrap();
+    let table = rest.load("s", "t", None).await.unwrap().unwrap();
+    assert_eq!(table.snapshot_id(), id);
+    assert_eq!(plan_files(&table, &[]).await.unwrap().files.len(), 1);
+    assert_eq!(rest.list_tables("s").await.unwrap(), ["t"]);
+}
+
+#[tokio::test]
+async fn conflicts_are_retried_and_lost_answers_looked_up() {
+    let lake = Lake::create(&[("id", DataType::Int64)], &[]).await;
+    let (server, rest) = start(&lake, 1, 2).await;
+    let table = rest.load("s", "t", None).await.unwrap().unwrap();
+    let files = vec![file(&lake.location("t"), "a", Struct::empty(), |_| {})];
+    let id = rest.commit_append(&table, files, &QueryId::generate()).await.unwrap();
+    assert_eq!((server.lost.load(Ordering::SeqCst), server.conflicts.load(Ordering::SeqCst)), (0, 0), "faults fired");
+    let table = rest.load("s", "t", None).await.unwrap().unwrap();
+    assert_eq!((table.snapshot_id(), table.metadata.snapshots().len()), (id, 1));
+}

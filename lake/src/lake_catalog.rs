@@ -1,0 +1,259 @@
+//! One configured Iceberg catalog: look-ups, creation, and appends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::FieldRef;
+use iceberg::spec::{Schema, SnapshotRef, TableMetadata, Transform, Type, UnboundPartitionSpec};
+use townlake_common::config::{IcebergCatalog, IcebergCatalogKind};
+use townlake_common::{Error, ErrorCode, QueryId, Result, nearest};
+
+use crate::catalog::rest::RestCatalog;
+use crate::catalog::sql::SqlCatalog;
+use crate::catalog::{Catalog, NewTable, TableHead, TableName};
+use crate::{
+    CreateTable, LakeObjects, LoadedTable, ObjectAccess, PartitionField, TableVersion, WrittenFile, commit, schema,
+};
+
+/// The property that holds a table's comment, as Spark and Trino have it.
+const COMMENT: &str = "comment";
+
+/// A catalog of the configuration, connected. It checks no rights: its callers do.
+pub struct LakeCatalog {
+    name: String,
+    catalog: Box<dyn Catalog>,
+    objects: ObjectAccess,
+}
+
+impl std::fmt::Debug for LakeCatalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LakeCatalog").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl LakeCatalog {
+    /// Connects with object stores of its own. See [`LakeCatalog::open_with`].
+    pub async fn open(name: &str, config: &IcebergCatalog) -> Result<Arc<Self>> {
+        Self::connect(name, config, ObjectAccess::new(name, config)?).await
+    }
+
+    /// Connects, sharing the clients of `objects`. An SQLite file and the catalog's tables are made where missing.
+    ///
+    /// Errors: `CONFIG_INVALID`, `SOURCE_UNAVAILABLE`, `SOURCE_DENIED`.
+    pub async fn open_with(name: &str, config: &IcebergCatalog, objects: &LakeObjects) -> Result<Arc<Self>> {
+        match objects.access(name) {
+            Some(access) => Self::connect(name, config, access.clone()).await,
+            None => Self::open(name, config).await,
+        }
+    }
+
+    async fn connect(name: &str, config: &IcebergCatalog, objects: ObjectAccess) -> Result<Arc<Self>> {
+        let catalog: Box<dyn Catalog> = match config.catalog {
+            IcebergCatalogKind::Sql => {
+                let rows = config.catalog_name.as_deref().unwrap_or(name);
+                let warehouse = config.warehouse.as_str();
+                Box::new(SqlCatalog::open(name, rows, &config.uri, warehouse, objects.clone()).await?)
+            }
+            IcebergCatalogKind::Rest => Box::new(RestCatalog::open(name, config).await?),
+        };
+        Ok(Arc::new(Self { name: name.to_string(), catalog, objects }))
+    }
+
+    /// The catalog's name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// All schemas, sorted; the levels of a nested namespace are joined by `.`.
+    pub async fn list_schemas(&self) -> Result<Vec<String>> {
+        self.catalog.list_namespaces().await
+    }
+
+    /// Whether the schema exists.
+    pub async fn schema_exists(&self, schema: &str) -> Result<bool> {
+        self.catalog.namespace_exists(schema).await
+    }
+
+    /// The tables of a schema, sorted; none where the schema does not exist.
+    pub async fn list_tables(&self, schema: &str) -> Result<Vec<String>> {
+        self.catalog.list_tables(schema).await
+    }
+
+    /// The table, pinned to one snapshot: the current one, or that of `at`. `None`: no such table.
+    ///
+    /// Errors: `SNAPSHOT_NOT_FOUND` naming what was asked for, `FORMAT_NOT_SUPPORTED`, `DATA_CORRUPT`, those of the store.
+    pub async fn load(&self, schema: &str, table: &str, at: Option<&TableVersion>) -> Result<Option<Arc<LoadedTable>>> {
+        let name = TableName::new(schema, table);
+        let Some(head) = self.catalog.load(&name).await? else { return Ok(None) };
+        self.pin(&name, head, at).map(|table| Some(Arc::new(table)))
+    }
+
+    /// Creates a schema. `false`: it was there, and `if_not_exists` was said.
+    pub async fn create_schema(&self, name: &str, if_not_exists: bool) -> Result<bool> {
+        match self.catalog.create_namespace(name).await {
+            Ok(()) => Ok(true),
+            Err(error) if if_not_exists && error.code() == ErrorCode::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Drops an empty schema. `false`: there was none, and `if_exists` was said.
+    pub async fn drop_schema(&self, name: &str, if_exists: bool) -> Result<bool> {
+        if self.catalog.drop_namespace(name).await? {
+            return Ok(true);
+        }
+        let missing = || Error::new(ErrorCode::SchemaNotFound, format!("schema {}.{name} does not exist", self.name));
+        if if_exists { Ok(false) } else { Err(missing()) }
+    }
+
+    /// Drops a table from the catalog; its files stay. `false`: there was none, and `if_exists` was said.
+    pub async fn drop_table(&self, schema: &str, table: &str, if_exists: bool) -> Result<bool> {
+        let name = TableName::new(schema, table);
+        if self.catalog.drop_table(&name).await? {
+            return Ok(true);
+        }
+        let missing = || Error::new(ErrorCode::TableNotFound, format!("table {}.{name} does not exist", self.name));
+        if if_exists { Ok(false) } else { Err(missing()) }
+    }
+
+    /// Creates an empty table of format version 2. `None`: it was there, and `if_not_exists` was said.
+    ///
+    /// Errors: `ALREADY_EXISTS`, `SCHEMA_NOT_FOUND`, `COLUMN_NOT_FOUND` for an unknown partition column, `NOT_SUPPORTED`
+    /// naming a column whose type Iceberg has not, `INVALID_QUERY` for a transform that does not fit.
+    pub async fn create_table(&self, create: CreateTable) -> Result<Option<Arc<LoadedTable>>> {
+        let name = TableName::new(&create.schema, &create.table);
+        let iceberg = schema::from_arrow(&create.columns)?;
+        let spec = partition_spec(&iceberg, &create.columns, &create.partition)?;
+        if let Some(location) = &create.location {
+            self.objects.object_store(location)?; // a location that could never be written to is refused now
+        }
+        let mut properties: HashMap<String, String> = create.properties.into_iter().collect();
+        if let Some(comment) = create.comment {
+            properties.insert(COMMENT.to_string(), comment);
+        }
+        let table = NewTable { schema: iceberg, spec, properties, location: create.location };
+        match self.catalog.create_table(&name, table).await {
+            Ok(head) => self.pin(&name, head, None).map(|table| Some(Arc::new(table))),
+            Err(error) if create.if_not_exists && error.code() == ErrorCode::AlreadyExists => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Appends written files to the table as one snapshot, once per query: a second call finds the first one's snapshot.
+    ///
+    /// Returns the snapshot's id; `None` without files. Concurrent appends all land. After a definite failure the files
+    /// are deleted; after `COMMIT_STATE_UNKNOWN` they are kept.
+    pub async fn commit_append(
+        &self,
+        table: &LoadedTable,
+        files: Vec<WrittenFile>,
+        query: &QueryId,
+    ) -> Result<Option<i64>> {
+        commit::append(self.catalog.as_ref(), table, files, query).await
+    }
+
+    fn pin(&self, name: &TableName, head: TableHead, at: Option<&TableVersion>) -> Result<LoadedTable> {
+        let full_name = format!("{}.{name}", self.name);
+        let snapshot = match at {
+            None => head.metadata.current_snapshot().cloned(),
+            Some(at) => Some(snapshot_at(&head.metadata, at, &full_name)?),
+        };
+        // A branch is read with the schema of today, like the table itself; a moment in the past with its own.
+        let iceberg_schema = match (&snapshot, at) {
+            (Some(snapshot), Some(at)) if !is_branch(&head.metadata, at) => {
+                snapshot.schema(&head.metadata).map_err(|error| {
+                    let message = format!("the schema of a snapshot of table {full_name} is missing");
+                    Error::new(ErrorCode::DataCorrupt, message).with_source(error)
+                })?
+            }
+            _ => head.metadata.current_schema().clone(),
+        };
+        Ok(LoadedTable {
+            catalog: self.name.clone(),
+            schema: name.namespace.clone(),
+            table: name.table.clone(),
+            metadata: head.metadata,
+            metadata_location: head.metadata_location,
+            snapshot,
+            arrow_schema: schema::to_arrow(&iceberg_schema)?,
+            iceberg_schema,
+            objects: self.objects.clone(),
+        })
+    }
+}
+
+fn snapshot_at(metadata: &TableMetadata, at: &TableVersion, table: &str) -> Result<SnapshotRef> {
+    let (found, asked) = match at {
+        TableVersion::SnapshotId(id) => (metadata.snapshot_by_id(*id), format!("the snapshot {id}")),
+        TableVersion::Reference(name) => (metadata.snapshot_for_ref(name), format!("the branch or tag `{name}`")),
+        TableVersion::TimestampMillis(time) => {
+            // The history is the main branch's; snapshots of other branches were never current.
+            let entry = metadata.history().iter().rev().find(|entry| entry.timestamp_ms() <= *time);
+            let at = chrono::DateTime::from_timestamp_millis(*time).map(|t| t.to_rfc3339());
+            let asked = format!("a snapshot at {}", at.unwrap_or_else(|| format!("{time} ms")));
+            (entry.and_then(|entry| metadata.snapshot_by_id(entry.snapshot_id)), asked)
+        }
+    };
+    found.cloned().ok_or_else(|| {
+        Error::new(ErrorCode::SnapshotNotFound, format!("table {table} does not have {asked}"))
+            .with_hint("it may have expired, or be older than the table")
+    })
+}
+
+fn is_branch(metadata: &TableMetadata, at: &TableVersion) -> bool {
+    let TableVersion::Reference(name) = at else { return false };
+    let refs = serde_json::to_value(metadata).ok();
+    let kind = refs.as_ref().and_then(|json| json.get("refs")?.get(name)?.get("type")?.as_str());
+    kind == Some("branch")
+}
+
+/// The spec of `PARTITIONED BY`, with the field names that Spark and pyiceberg give.
+fn partition_spec(schema: &Schema, columns: &[FieldRef], fields: &[PartitionField]) -> Result<UnboundPartitionSpec> {
+    let mut builder = UnboundPartitionSpec::builder();
+    for field in fields {
+        let Some(source) = schema.field_by_name(&field.column) else {
+            let error = Error::new(
+                ErrorCode::ColumnNotFound,
+                format!("the partition column {} is not a column of the table", field.column),
+            );
+            let near = nearest(&field.column, columns.iter().map(|column| column.name().as_str()));
+            return Err(match near {
+                Some(near) => error.with_hint(format!("did you mean {near}?")),
+                None => error,
+            });
+        };
+        let transform = parse_transform(field, &source.field_type)?;
+        let name = match transform {
+            Transform::Identity => field.column.clone(),
+            Transform::Bucket(_) => format!("{}_bucket", field.column),
+            Transform::Truncate(_) => format!("{}_trunc", field.column),
+            Transform::Void => format!("{}_null", field.column),
+            other => format!("{}_{other}", field.column),
+        };
+        builder = builder.add_partition_field(source.id, name, transform).map_err(|error| {
+            let message =
+                format!("PARTITIONED BY {}({}) is not valid: {}", field.transform, field.column, error.message());
+            Error::new(ErrorCode::InvalidQuery, message).with_source(error)
+        })?;
+    }
+    Ok(builder.build())
+}
+
+fn parse_transform(field: &PartitionField, source: &Type) -> Result<Transform> {
+    let invalid = |why: &str| {
+        let message = format!("the partition transform {} of column {} {why}", field.transform, field.column);
+        Error::new(ErrorCode::InvalidQuery, message)
+            .with_hint("identity, bucket[n], truncate[n], year, month, day, hour or void")
+    };
+    let transform: Transform = field.transform.to_lowercase().parse().map_err(|_| invalid("is not known"))?;
+    match transform {
+        Transform::Unknown => return Err(invalid("is not known")),
+        Transform::Bucket(0) | Transform::Truncate(0) => return Err(invalid("needs a number above 0")),
+        Transform::Bucket(n) | Transform::Truncate(n) if i32::try_from(n).is_err() => {
+            return Err(invalid("has too large a number"));
+        }
+        _ => {}
+    }
+    transform.result_type(source).map_err(|_| invalid(&format!("does not take the type {source}")))?;
+    Ok(transform)
+}

@@ -1,0 +1,34 @@
+//! The lake: Iceberg tables as DataFusion tables, read and written in parallel and committed once.
+//!
+//! What lies where: [`LakeCatalog`] finds, creates and commits tables (SQL catalog shared with pyiceberg, or REST);
+//! [`LakeObjects`] holds one object-store client per catalog and bucket; `plan` turns a snapshot's manifests into the data
+//! files that a query must read; `scan` and `write` are the two physical nodes; [`codec`] carries them to executors.
+//!
+//! The crate `iceberg` gives the format only (metadata, manifests, transforms). It stands on an older Arrow, so none of
+//! its Arrow types appear here: schemas and bounds cross by hand (`schema`, `plan::bounds`).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod catalog;
+pub mod codec;
+mod commit;
+mod format;
+mod lake_catalog;
+mod objects;
+pub mod plan;
+pub mod scan;
+pub mod schema;
+mod table;
+#[cfg(test)]
+mod testing;
+mod types;
+mod write;
+
+pub use lake_catalog::LakeCatalog;
+pub use objects::{LakeObjects, ObjectAccess};
+pub use plan::plan_files;
+pub use table::LakeTable;
+pub use types::{
+    ColumnBounds, CreateTable, FilePlan, LoadedTable, PartitionField, PlannedFile, TableVersion, WrittenFile,
+};
+pub use write::{WRITTEN_FILES_SCHEMA, write_plan, written_files};

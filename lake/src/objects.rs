@@ -1,0 +1,397 @@
+//! Object stores: one client per catalog and bucket, shared by metadata, planning, reading and writing.
+//!
+//! DataFusion finds a store by URL. Two catalogs may reach one bucket with different keys, so the URL names the catalog
+//! too: `lake://<catalog>.file/` or `lake://<catalog>.s3.<bucket>/`, with `_` of the catalog's name written `--` (a host
+//! name). Such a URL carries no credential: an executor resolves it with its own configuration.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use datafusion::common::DataFusionError;
+use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
+use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
+use townlake_common::config::{CatalogConfig, IcebergCatalog};
+use townlake_common::{Error, ErrorCode, Result, Secret};
+use url::Url;
+
+const SCHEME: &str = "lake";
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The bound of one request, body included: a row group of some hundred megabytes over a slow line.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The object stores of one catalog. Cheap to clone.
+#[derive(Clone)]
+pub struct ObjectAccess(Arc<Stores>);
+
+struct Stores {
+    catalog: String,
+    /// The only local folder that files may lie in, without the leading `/`; `None`: no local files at all. The client
+    /// is rooted there, so that no path can lead out of it.
+    local_root: Option<Path>,
+    s3: S3Settings,
+    clients: DashMap<Place, Arc<dyn ObjectStore>>,
+}
+
+struct S3Settings {
+    endpoint: Option<String>,
+    region: Option<String>,
+    access_key_id: Option<Secret>,
+    secret_access_key: Option<Secret>,
+    path_style: bool,
+}
+
+/// What one client reaches.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Place {
+    Local,
+    Bucket(String),
+}
+
+impl ObjectAccess {
+    /// The stores of the catalog `name`. No connection is made yet.
+    ///
+    /// Local files are reachable only under a `file://` warehouse.
+    pub fn new(name: &str, config: &IcebergCatalog) -> Result<Self> {
+        let local_root = match split_uri(&config.warehouse) {
+            Some((Place::Local, key)) => Some(parse_key(&config.warehouse, key)?),
+            _ => None,
+        };
+        let s3 = S3Settings {
+            endpoint: config.s3_endpoint.clone(),
+            region: config.s3_region.clone(),
+            access_key_id: config.s3_access_key_id.clone(),
+            secret_access_key: config.s3_secret_access_key.clone(),
+            path_style: config.s3_path_style,
+        };
+        Ok(Self(Arc::new(Stores { catalog: name.to_string(), local_root, s3, clients: DashMap::new() })))
+    }
+
+    /// The store and key of a file's URI (`file:///…`, `/…`, `s3://bucket/…`, `s3a://…`).
+    ///
+    /// Errors: `FORMAT_NOT_SUPPORTED` for another scheme, `PERMISSION_DENIED` for a local file outside the warehouse.
+    pub fn object_store(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
+        let (place, path) = self.locate(uri)?;
+        Ok((self.client(&place)?, path))
+    }
+
+    /// The same as a URL for DataFusion, which a [`LakeObjects::registry`] resolves on any node.
+    pub fn object_store_url(&self, uri: &str) -> Result<(ObjectStoreUrl, Path)> {
+        let (place, path) = self.locate(uri)?;
+        let place = match place {
+            Place::Local => "file".to_string(),
+            Place::Bucket(bucket) => format!("s3.{bucket}"),
+        };
+        let url = ObjectStoreUrl::parse(format!("{SCHEME}://{}.{place}/", host_of(&self.0.catalog))).map_err(|e| {
+            Error::internal(format!("no object store URL for catalog {}", self.0.catalog)).with_source(e)
+        })?;
+        Ok((url, path))
+    }
+
+    /// Reads a whole small file (metadata, a manifest).
+    ///
+    /// Errors: `FILE_NOT_FOUND`, `SOURCE_DENIED`, `SOURCE_UNAVAILABLE`.
+    pub(crate) async fn read(&self, uri: &str) -> Result<Bytes> {
+        let (store, path) = self.object_store(uri)?;
+        let read = async { store.get(&path).await?.bytes().await };
+        read.await.map_err(|error| from_object_store(uri, error))
+    }
+
+    /// Writes a whole small file. Its name must be unique: what is there is overwritten.
+    pub(crate) async fn write(&self, uri: &str, bytes: Bytes) -> Result<()> {
+        let (store, path) = self.object_store(uri)?;
+        store.put(&path, bytes.into()).await.map(|_| ()).map_err(|error| from_object_store(uri, error))
+    }
+
+    /// Deletes files that nothing refers to. A failure leaves an orphan and is only logged.
+    pub(crate) async fn discard(&self, uris: Vec<String>) {
+        for uri in uris {
+            let deleted = match self.object_store(&uri) {
+                Ok((store, path)) => store.delete(&path).await.map_err(|error| from_object_store(&uri, error)),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = deleted {
+                tracing::warn!(%uri, ?error, "an orphan file could not be deleted");
+            }
+        }
+    }
+
+    fn locate(&self, uri: &str) -> Result<(Place, Path)> {
+        let Some((place, key)) = split_uri(uri) else {
+            let message = format!("catalog {}: the location {uri} is neither file:// nor s3://", self.0.catalog);
+            return Err(Error::new(ErrorCode::FormatNotSupported, message));
+        };
+        let path = parse_key(uri, key)?;
+        if place != Place::Local {
+            return Ok((place, path));
+        }
+        let inside = self.0.local_root.as_ref().and_then(|root| path.prefix_match(root).map(|parts| parts.collect()));
+        let path = inside.ok_or_else(|| {
+            let message =
+                format!("catalog {}: the local file {uri} is outside the catalog's warehouse", self.0.catalog);
+            Error::new(ErrorCode::PermissionDenied, message)
+                .with_hint("only files under a file:// `warehouse` are read and written")
+        })?;
+        Ok((place, path))
+    }
+
+    fn client(&self, place: &Place) -> Result<Arc<dyn ObjectStore>> {
+        if let Some(client) = self.0.clients.get(place) {
+            return Ok(Arc::clone(&client));
+        }
+        let client = self.0.clients.entry(place.clone()).or_try_insert_with(|| match place {
+            Place::Local => self.local_client(),
+            Place::Bucket(bucket) => self.0.s3.client(&self.0.catalog, bucket),
+        })?;
+        Ok(Arc::clone(&client))
+    }
+
+    fn local_client(&self) -> Result<Arc<dyn ObjectStore>> {
+        let Some(root) = &self.0.local_root else {
+            let message =
+                format!("catalog {} has no local files: its warehouse is not a file:// location", self.0.catalog);
+            return Err(Error::new(ErrorCode::PermissionDenied, message));
+        };
+        let folder = std::path::PathBuf::from(format!("/{root}"));
+        let failed = |what: &str| {
+            let message =
+                format!("catalog {}: the warehouse folder {} cannot be {what}", self.0.catalog, folder.display());
+            Error::new(ErrorCode::SourceUnavailable, message)
+        };
+        if !folder.is_dir() {
+            std::fs::create_dir_all(&folder).map_err(|e| failed("created").with_source(e))?;
+        }
+        let client = LocalFileSystem::new_with_prefix(&folder).map_err(|e| failed("opened").with_source(e))?;
+        Ok(Arc::new(client))
+    }
+}
+
+impl fmt::Debug for ObjectAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObjectAccess").field("catalog", &self.0.catalog).finish_non_exhaustive()
+    }
+}
+
+impl S3Settings {
+    /// A client with the configured keys, or with those of the environment (`AWS_*`, instance role) where none are.
+    fn client(&self, catalog: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>> {
+        let mut builder = match (&self.access_key_id, &self.secret_access_key) {
+            (Some(id), Some(key)) => {
+                AmazonS3Builder::new().with_access_key_id(id.expose()).with_secret_access_key(key.expose())
+            }
+            _ => AmazonS3Builder::from_env(),
+        };
+        if let Some(region) = &self.region {
+            builder = builder.with_region(region);
+        }
+        if let Some(endpoint) = &self.endpoint {
+            let endpoint = endpoint.trim_end_matches('/');
+            let endpoint = if self.path_style { endpoint.to_string() } else { endpoint_of_bucket(endpoint, bucket) };
+            builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
+        }
+        let retry = RetryConfig { retry_timeout: RETRY_TIMEOUT, max_retries: 8, ..RetryConfig::default() };
+        let options = ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_timeout(REQUEST_TIMEOUT);
+        let options = options.with_allow_http(self.endpoint.as_ref().is_some_and(|e| e.starts_with("http://")));
+        let store = builder
+            .with_bucket_name(bucket)
+            .with_virtual_hosted_style_request(!self.path_style)
+            .with_client_options(options)
+            .with_retry(retry)
+            .build()
+            .map_err(|error| {
+                let message = format!("catalog {catalog}: no S3 client can be made for bucket {bucket}");
+                Error::new(ErrorCode::ConfigInvalid, message)
+                    .with_hint("see s3_endpoint, s3_region, s3_access_key_id and s3_secret_access_key")
+                    .with_source(error)
+            })?;
+        Ok(Arc::new(store))
+    }
+}
+
+/// `https://host` with the bucket in the host name.
+fn endpoint_of_bucket(endpoint: &str, bucket: &str) -> String {
+    match endpoint.split_once("://") {
+        Some((scheme, host)) => format!("{scheme}://{bucket}.{host}"),
+        None => format!("https://{bucket}.{endpoint}"),
+    }
+}
+
+/// Splits a file's URI into place and key. Keys are raw: they are not URL-decoded, as Iceberg writes them raw.
+fn split_uri(uri: &str) -> Option<(Place, &str)> {
+    for scheme in ["s3://", "s3a://", "s3n://"] {
+        if let Some(rest) = uri.strip_prefix(scheme) {
+            let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+            return (!bucket.is_empty()).then(|| (Place::Bucket(bucket.to_string()), key));
+        }
+    }
+    let key = uri.strip_prefix("file://").or_else(|| uri.strip_prefix("file:")).unwrap_or(uri);
+    key.starts_with('/').then_some((Place::Local, key))
+}
+
+fn parse_key(uri: &str, key: &str) -> Result<Path> {
+    let key = key.trim_start_matches('/').trim_end_matches('/');
+    Path::parse(key)
+        .map_err(|e| Error::new(ErrorCode::DataCorrupt, format!("{uri} is not a usable location")).with_source(e))
+}
+
+fn host_of(catalog: &str) -> String {
+    catalog.replace('_', "--")
+}
+
+/// The typed error of an object store, naming the file.
+pub(crate) fn from_object_store(uri: &str, error: object_store::Error) -> Error {
+    use object_store::Error as Store;
+    let typed = match &error {
+        Store::NotFound { .. } => Error::new(ErrorCode::FileNotFound, format!("the file {uri} does not exist")),
+        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => {
+            Error::new(ErrorCode::SourceDenied, format!("the object store refuses access to {uri}"))
+                .with_hint("check the catalog's S3 keys and their rights")
+        }
+        Store::InvalidPath { .. } => Error::new(ErrorCode::DataCorrupt, format!("{uri} is not a usable location")),
+        _ => Error::new(ErrorCode::SourceUnavailable, format!("{uri} cannot be reached")).retryable(),
+    };
+    typed.with_source(error)
+}
+
+/// The object stores of every Iceberg catalog of the configuration: what a node, coordinator or executor, needs.
+#[derive(Clone, Debug)]
+pub struct LakeObjects(Arc<BTreeMap<String, ObjectAccess>>);
+
+impl LakeObjects {
+    /// The stores of these catalogs; those of other kinds are passed over.
+    pub fn from_config(catalogs: &BTreeMap<String, CatalogConfig>) -> Result<Self> {
+        let iceberg = catalogs.iter().filter_map(|(name, config)| match config {
+            CatalogConfig::Iceberg(config) => Some((name, config)),
+            CatalogConfig::Postgres(_) => None,
+        });
+        let stores = iceberg.map(|(name, config)| Ok((name.clone(), ObjectAccess::new(name, config)?)));
+        Ok(Self(Arc::new(stores.collect::<Result<_>>()?)))
+    }
+
+    /// The stores of one catalog.
+    pub fn access(&self, catalog: &str) -> Option<&ObjectAccess> {
+        self.0.get(catalog)
+    }
+
+    /// See [`ObjectAccess::object_store_url`].
+    pub fn object_store_url(&self, catalog: &str, uri: &str) -> Result<(ObjectStoreUrl, Path)> {
+        self.known(catalog)?.object_store_url(uri)
+    }
+
+    /// The registry for DataFusion's `RuntimeEnv`. It knows `lake://` URLs and stores registered by hand, nothing else:
+    /// no local file system, so that a plan cannot read a file that no catalog holds.
+    pub fn registry(&self) -> Arc<dyn ObjectStoreRegistry> {
+        Arc::new(LakeRegistry { objects: self.clone(), registered: DashMap::new() })
+    }
+
+    fn known(&self, catalog: &str) -> Result<&ObjectAccess> {
+        self.0.get(catalog).ok_or_else(|| {
+            Error::new(ErrorCode::ConfigInvalid, format!("this node has no Iceberg catalog {catalog}"))
+                .with_hint("coordinators and executors need the same [catalogs] configuration")
+        })
+    }
+
+    fn resolve(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+        let unknown = || Error::internal(format!("{url} names no object store of the lake"));
+        let (host, place) = url.host_str().and_then(|host| host.split_once('.')).ok_or_else(unknown)?;
+        let place = match place.split_once('.') {
+            None if place == "file" => Place::Local,
+            Some(("s3", bucket)) => Place::Bucket(bucket.to_string()),
+            _ => return Err(unknown()),
+        };
+        let catalog = host.replace("--", "_");
+        self.known(&catalog)?.client(&place)
+    }
+}
+
+#[derive(Debug)]
+struct LakeRegistry {
+    objects: LakeObjects,
+    registered: DashMap<String, Arc<dyn ObjectStore>>,
+}
+
+impl ObjectStoreRegistry for LakeRegistry {
+    fn register_store(&self, url: &Url, store: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        self.registered.insert(key_of(url), store)
+    }
+
+    fn deregister_store(&self, url: &Url) -> datafusion::error::Result<Arc<dyn ObjectStore>> {
+        let removed = self.registered.remove(&key_of(url)).map(|(_, store)| store);
+        removed.ok_or_else(|| DataFusionError::Plan(format!("no object store is registered for {url}")))
+    }
+
+    fn get_store(&self, url: &Url) -> datafusion::error::Result<Arc<dyn ObjectStore>> {
+        if let Some(store) = self.registered.get(&key_of(url)) {
+            return Ok(Arc::clone(&store));
+        }
+        if url.scheme() == SCHEME {
+            return self.objects.resolve(url).map_err(|e| DataFusionError::External(Box::new(e)));
+        }
+        let message = format!("{}:// is not a store of the lake", url.scheme());
+        Err(DataFusionError::External(Box::new(Error::new(ErrorCode::NotSupported, message))))
+    }
+}
+
+fn key_of(url: &Url) -> String {
+    format!("{}://{}", url.scheme(), &url[url::Position::BeforeHost..url::Position::AfterPort])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use townlake_common::config::Config;
+
+    fn objects(warehouse: &str) -> LakeObjects {
+        let text = format!(
+            "[catalogs.my_lake]\ntype = \"iceberg\"\ncatalog = \"sql\"\nuri = \"sqlite:///tmp/none.db\"\n\
+             warehouse = \"{warehouse}\"\ns3_endpoint = \"http://127.0.0.1:1\"\ns3_access_key_id = \"a\"\n\
+             s3_secret_access_key = \"hunter2\"\ns3_path_style = true"
+        );
+        LakeObjects::from_config(&Config::from_toml(&text).unwrap().catalogs).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_url_resolves_to_the_same_file_and_keys_stay_raw() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = format!("file://{}", folder.path().display());
+        let objects = objects(&root);
+        let uri = format!("{root}/s/t/data/day=a%2Fb c/1.parquet");
+        objects.access("my_lake").unwrap().write(&uri, Bytes::from_static(b"x")).await.unwrap();
+        assert!(folder.path().join("s/t/data/day=a%2Fb c/1.parquet").is_file());
+
+        let (url, path) = objects.object_store_url("my_lake", &uri).unwrap();
+        assert_eq!(url.as_str(), "lake://my--lake.file/");
+        let store = objects.registry().get_store(url.as_ref()).unwrap();
+        assert_eq!(store.head(&path).await.unwrap().size, 1);
+    }
+
+    #[test]
+    fn no_path_leads_out_of_the_warehouse() {
+        let objects = objects("file:///tmp/townlake-none/warehouse");
+        let access = objects.access("my_lake").unwrap();
+        for uri in ["file:///etc/passwd", "/tmp/townlake-none/warehouse2/x", "file:///tmp/townlake-none/warehouse/../x"]
+        {
+            assert!(access.object_store(uri).is_err(), "{uri}");
+        }
+        assert!(objects.registry().get_store(&Url::parse("file:///etc/").unwrap()).is_err());
+        assert!(objects.registry().get_store(&Url::parse("lake://other.file/").unwrap()).is_err());
+    }
+
+    #[test]
+    fn buckets_have_a_client_each_and_secrets_do_not_print() {
+        let objects = objects("s3://wh/prefix");
+        let (url, path) = objects.object_store_url("my_lake", "s3a://other.bucket/a/b=%20/c").unwrap();
+        assert_eq!((url.as_str(), path.as_ref()), ("lake://my--lake.s3.other.bucket/", "a/b=%20/c"));
+        let first = objects.registry().get_store(url.as_ref()).unwrap();
+        let second = objects.registry().get_store(url.as_ref()).unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        assert!(!format!("{objects:?}{first:?}").contains("hunter2"));
+    }
+}

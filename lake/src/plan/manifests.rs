@@ -1,0 +1,168 @@
+//! Reading manifest lists and manifests: bytes through our object stores, decoding on the blocking pool.
+//!
+//! A manifest never changes, so what planning needs of it is cached for the whole process, by table, path and schema.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use iceberg::spec::{
+    DataContentType, DataFile, DataFileFormat, FormatVersion, Manifest, ManifestEntry, ManifestFile, ManifestList,
+    ManifestStatus, PartitionSpec, Schema, SnapshotRef,
+};
+use moka::sync::Cache;
+use townlake_common::{Error, ErrorCode, Result};
+
+use super::bounds;
+use crate::{ColumnBounds, LoadedTable, ObjectAccess, PlannedFile};
+
+const CACHE_BYTES: u64 = 128 << 20;
+/// What one column's bounds weigh, strings aside.
+const BOUNDS_BYTES: usize = 192;
+const FILE_BYTES: usize = 256;
+
+/// What planning needs of one manifest.
+pub(crate) struct ManifestFiles {
+    pub spec: PartitionSpec,
+    /// The live files, unless one of them is refused.
+    pub files: Vec<PlannedFile>,
+    /// What in this manifest cannot be read correctly.
+    pub refused: Option<&'static str>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    catalog: String,
+    table: uuid::Uuid,
+    manifest: String,
+    schema: i32,
+}
+
+static CACHE: LazyLock<Cache<Key, Arc<ManifestFiles>>> = LazyLock::new(|| {
+    Cache::builder().max_capacity(CACHE_BYTES).weigher(|_, files: &Arc<ManifestFiles>| weight(files)).build()
+});
+
+fn weight(manifest: &ManifestFiles) -> u32 {
+    let files = manifest.files.iter().map(|f| FILE_BYTES + f.path.len() + f.columns.len() * BOUNDS_BYTES);
+    u32::try_from(files.sum::<usize>()).unwrap_or(u32::MAX)
+}
+
+/// The manifests of a snapshot.
+///
+/// Errors: `FILE_NOT_FOUND`, `DATA_CORRUPT`, `SOURCE_UNAVAILABLE`.
+pub(crate) async fn list(
+    objects: &ObjectAccess,
+    snapshot: &SnapshotRef,
+    version: FormatVersion,
+) -> Result<Vec<ManifestFile>> {
+    let uri = snapshot.manifest_list().to_string();
+    let bytes = objects.read(&uri).await?;
+    blocking(uri, move || {
+        // The list of a table that was version 1 when it was written lacks what version 2 requires.
+        let parsed = ManifestList::parse_with_version(&bytes, version);
+        let list = match parsed {
+            Err(_) if version > FormatVersion::V1 => ManifestList::parse_with_version(&bytes, FormatVersion::V1),
+            parsed => parsed,
+        }?;
+        Ok(list.consume_entries().into_iter().collect())
+    })
+    .await
+}
+
+/// The live files of one manifest, with their bounds in the types of the table's schema.
+pub(crate) async fn files(table: &LoadedTable, manifest: &ManifestFile) -> Result<Arc<ManifestFiles>> {
+    if manifest.key_metadata.is_some() {
+        return Err(crate::format::unsupported(table, "is encrypted"));
+    }
+    let key = Key {
+        catalog: table.catalog.clone(),
+        table: table.metadata.uuid(),
+        manifest: manifest.manifest_path.clone(),
+        schema: table.iceberg_schema.schema_id(),
+    };
+    if let Some(files) = CACHE.get(&key) {
+        return Ok(files);
+    }
+    let bytes = table.objects.read(&manifest.manifest_path).await?;
+    let (manifest, schema) = (manifest.clone(), Arc::clone(&table.iceberg_schema));
+    let decode = move || Ok(compact(&Manifest::parse_avro(&bytes)?, &manifest, &schema));
+    let files = Arc::new(blocking(key.manifest.clone(), decode).await?);
+    CACHE.insert(key, Arc::clone(&files));
+    Ok(files)
+}
+
+/// Decodes on the blocking pool. A decoder that panics on hostile bytes is damage like any other.
+async fn blocking<T: Send + 'static>(
+    uri: String,
+    decode: impl FnOnce() -> std::result::Result<T, iceberg::Error> + Send + 'static,
+) -> Result<T> {
+    let corrupt = || Error::new(ErrorCode::DataCorrupt, format!("{uri} cannot be decoded"));
+    match tokio::task::spawn_blocking(decode).await {
+        Ok(decoded) => decoded.map_err(|error| corrupt().with_source(error)),
+        Err(panicked) => Err(corrupt().with_source(panicked)),
+    }
+}
+
+fn compact(manifest: &Manifest, head: &ManifestFile, schema: &Schema) -> ManifestFiles {
+    let spec = manifest.metadata().partition_spec().clone().with_spec_id(head.partition_spec_id);
+    let live = || manifest.entries().iter().filter(|entry| entry.is_alive());
+    let refused = live().find_map(|entry| refusal(&entry.data_file));
+    let files = match refused {
+        Some(_) => Vec::new(),
+        None => live().map(|entry| planned(entry, head, &spec, schema)).collect(),
+    };
+    ManifestFiles { spec, files, refused }
+}
+
+fn refusal(file: &DataFile) -> Option<&'static str> {
+    if file.key_metadata().is_some() {
+        return Some("is encrypted");
+    }
+    match (file.content_type(), file.file_format()) {
+        (DataContentType::EqualityDeletes, _) => Some("has equality deletes"),
+        (DataContentType::PositionDeletes, DataFileFormat::Puffin) => Some("has deletion vectors"),
+        (DataContentType::PositionDeletes, _) if file.content_offset().is_some() => Some("has deletion vectors"),
+        (DataContentType::PositionDeletes, _) => Some("has position deletes"),
+        (DataContentType::Data, DataFileFormat::Parquet) => None,
+        (DataContentType::Data, DataFileFormat::Avro) => Some("has data files in Avro"),
+        (DataContentType::Data, DataFileFormat::Orc) => Some("has data files in ORC"),
+        (DataContentType::Data, DataFileFormat::Puffin) => Some("has data files in Puffin"),
+    }
+}
+
+fn planned(entry: &ManifestEntry, head: &ManifestFile, spec: &PartitionSpec, schema: &Schema) -> PlannedFile {
+    let file = &entry.data_file;
+    let inherits = entry.status == ManifestStatus::Added || head.sequence_number == 0;
+    let sequence_number = entry.sequence_number.unwrap_or(if inherits { head.sequence_number } else { 0 });
+    let offsets = file.split_offsets().unwrap_or_default().iter().filter_map(|offset| u64::try_from(*offset).ok());
+    PlannedFile {
+        path: file.file_path().to_string(),
+        size: file.file_size_in_bytes(),
+        record_count: file.record_count(),
+        spec_id: head.partition_spec_id,
+        partition: file.partition().clone(),
+        data_sequence_number: sequence_number,
+        split_offsets: offsets.collect(),
+        columns: columns(file, spec, schema),
+    }
+}
+
+/// Bounds of the top-level columns, from the file's metrics and its partition.
+fn columns(file: &DataFile, spec: &PartitionSpec, schema: &Schema) -> HashMap<i32, ColumnBounds> {
+    let mut columns = HashMap::new();
+    for field in schema.as_struct().fields() {
+        let bounds = match field.field_type.as_primitive_type() {
+            Some(primitive) => bounds::of_column(file, field.id, primitive),
+            None => continue,
+        };
+        if bounds != ColumnBounds::default() {
+            columns.insert(field.id, bounds);
+        }
+    }
+    for (field, value) in spec.fields().iter().zip(file.partition().fields()) {
+        let Some(source) = bounds::source_type(schema, field) else { continue };
+        let value = value.as_ref().and_then(|value| value.as_primitive_literal());
+        let bounds = columns.entry(field.source_id).or_default();
+        bounds::add_partition(bounds, &field.transform, value.as_ref(), source, file.record_count());
+    }
+    columns
+}

@@ -1,0 +1,140 @@
+//! From a snapshot to the data files that a query must read.
+
+pub(crate) mod bounds;
+pub(crate) mod manifests;
+mod pruning;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::logical_expr::Expr;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use iceberg::spec::{
+    Datum, ManifestContentType, ManifestFile, PartitionField, PrimitiveLiteral, PrimitiveType, Transform, Type,
+};
+use townlake_common::Result;
+
+use self::manifests::ManifestFiles;
+use self::pruning::{Buckets, Container, Pruner};
+use crate::format::unsupported;
+use crate::{ColumnBounds, FilePlan, LoadedTable, PlannedFile};
+
+/// Manifests that are fetched and decoded at the same time.
+const MANIFESTS_AT_ONCE: usize = 16;
+
+/// The live data files of the table's snapshot that can hold rows that match all `filters`.
+///
+/// Errors: `FORMAT_NOT_SUPPORTED` naming table and feature for whatever would be read wrongly: row-level deletes anywhere
+/// in the snapshot, encryption, default values, files that are not Parquet.
+pub async fn plan_files(table: &LoadedTable, filters: &[Expr]) -> Result<FilePlan> {
+    table.check_readable()?;
+    let Some(snapshot) = &table.snapshot else { return Ok(FilePlan::default()) };
+    let manifests = manifests::list(&table.objects, snapshot, table.metadata.format_version()).await?;
+    let (deletes, data): (Vec<_>, Vec<_>) =
+        manifests.into_iter().filter(may_be_live).partition(|m| m.content == ManifestContentType::Deletes);
+    for manifest in &deletes {
+        refuse(table, manifests::files(table, manifest).await?.as_ref())?;
+    }
+
+    let pruner = Pruner::new(filters, Arc::clone(&table.iceberg_schema), Arc::clone(&table.arrow_schema));
+    let counted: u64 = data.iter().map(live_files).sum();
+    let kept = keep_manifests(table, &pruner, &data);
+    let mut plan = FilePlan { pruned_manifests: data.len() - kept.len(), ..FilePlan::default() };
+    let mut opened = stream::iter(kept)
+        .map(|manifest| async move { manifests::files(table, &manifest).await })
+        .buffer_unordered(MANIFESTS_AT_ONCE);
+    let mut seen = 0;
+    while let Some(manifest) = opened.try_next().await? {
+        refuse(table, &manifest)?;
+        seen += manifest.files.len();
+        let files = keep_files(&pruner, &manifest);
+        plan.pruned_files += manifest.files.len() - files.len();
+        plan.files.extend(files);
+    }
+    plan.total_files = seen.max(usize::try_from(counted).unwrap_or(usize::MAX));
+    plan.files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(plan)
+}
+
+fn refuse(table: &LoadedTable, manifest: &ManifestFiles) -> Result<()> {
+    manifest.refused.map_or(Ok(()), |feature| Err(unsupported(table, feature)))
+}
+
+/// A manifest whose counts are missing is taken to have live files.
+pub(crate) fn may_be_live(manifest: &ManifestFile) -> bool {
+    manifest.has_added_files() || manifest.has_existing_files()
+}
+
+fn live_files(manifest: &ManifestFile) -> u64 {
+    u64::from(manifest.added_files_count.unwrap_or(0)) + u64::from(manifest.existing_files_count.unwrap_or(0))
+}
+
+fn keep_manifests(table: &LoadedTable, pruner: &Pruner, manifests: &[ManifestFile]) -> Vec<ManifestFile> {
+    let summaries: Vec<_> = manifests.iter().map(|manifest| summary(table, manifest)).collect();
+    let containers =
+        summaries.iter().map(|(columns, buckets)| Container { columns, rows: None, buckets: buckets.clone() });
+    let containers: Vec<_> = containers.collect();
+    let keep = pruner.may_match(&containers);
+    manifests.iter().zip(keep).filter(|(_, keep)| *keep).map(|(manifest, _)| manifest.clone()).collect()
+}
+
+/// What a manifest's partition summaries say about source columns.
+fn summary(table: &LoadedTable, manifest: &ManifestFile) -> (HashMap<i32, ColumnBounds>, Vec<Buckets>) {
+    let (mut columns, mut buckets) = (HashMap::<i32, ColumnBounds>::new(), Vec::new());
+    let spec = table.metadata.partition_spec_by_id(manifest.partition_spec_id);
+    let (Some(spec), Some(summaries)) = (spec, &manifest.partitions) else { return (columns, buckets) };
+    for (field, summary) in spec.fields().iter().zip(summaries) {
+        let Some(source) = bounds::source_type(&table.iceberg_schema, field) else { continue };
+        let is_float = matches!(source, PrimitiveType::Float | PrimitiveType::Double);
+        if is_float && summary.contains_nan != Some(false) {
+            continue;
+        }
+        let value = |bound: &Option<_>| partition_value(field, source, bound.as_ref());
+        let (Some(low), Some(high)) = (value(&summary.lower_bound), value(&summary.upper_bound)) else { continue };
+        let entry = columns.entry(field.source_id).or_default();
+        if !summary.contains_null && !matches!(field.transform, Transform::Void | Transform::Unknown) {
+            entry.null_count = Some(0);
+        }
+        let (lower, upper) = bounds::source_range(&field.transform, &low, &high, source);
+        entry.lower = entry.lower.take().or(lower);
+        entry.upper = entry.upper.take().or(upper);
+        buckets.extend(bucket_range(field, &low, &high));
+    }
+    (columns, buckets)
+}
+
+fn partition_value<B: AsRef<[u8]>>(
+    field: &PartitionField,
+    source: &PrimitiveType,
+    bytes: Option<&B>,
+) -> Option<PrimitiveLiteral> {
+    let result = field.transform.result_type(&Type::Primitive(source.clone())).ok()?;
+    let datum = Datum::try_from_bytes(bytes?.as_ref(), result.as_primitive_type()?.clone()).ok()?;
+    Some(datum.literal().clone())
+}
+
+fn bucket_range(field: &PartitionField, low: &PrimitiveLiteral, high: &PrimitiveLiteral) -> Option<Buckets> {
+    match (field.transform, low, high) {
+        (Transform::Bucket(count), PrimitiveLiteral::Int(low), PrimitiveLiteral::Int(high)) => {
+            Some(Buckets { column: field.source_id, count, low: *low, high: *high })
+        }
+        _ => None,
+    }
+}
+
+fn keep_files(pruner: &Pruner, manifest: &ManifestFiles) -> Vec<PlannedFile> {
+    let containers: Vec<_> = manifest.files.iter().map(|file| container(file, manifest)).collect();
+    let keep = pruner.may_match(&containers);
+    manifest.files.iter().zip(keep).filter(|(_, keep)| *keep).map(|(file, _)| file.clone()).collect()
+}
+
+fn container<'a>(file: &'a PlannedFile, manifest: &ManifestFiles) -> Container<'a> {
+    let fields = manifest.spec.fields().iter().zip(file.partition.fields());
+    let buckets = fields.filter_map(|(field, value)| {
+        let value = value.as_ref()?.as_primitive_literal()?;
+        bucket_range(field, &value, &value)
+    });
+    Container { columns: &file.columns, rows: Some(file.record_count), buckets: buckets.collect() }
+}

@@ -1,0 +1,229 @@
+//! The scan of an Iceberg table: DataFusion's Parquet scan over the files that the manifests name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use chrono::DateTime;
+use datafusion::catalog::Session;
+use datafusion::common::config::TableParquetOptions;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::union::UnionExec;
+use datafusion_datasource::file_groups::{FileGroup, FileGroupPartitioner};
+use datafusion_datasource::source::DataSourceExec;
+use datafusion_datasource::{PartitionedFile, TableSchema};
+use datafusion_datasource_parquet::CachedParquetFileReaderFactory;
+use datafusion_datasource_parquet::source::ParquetSource;
+use iceberg::spec::{DEFAULT_SCHEMA_NAME_MAPPING, NameMapping, Schema};
+use object_store::ObjectMeta;
+use townlake_common::{Error, ErrorCode};
+
+use crate::types::{FilePlan, LoadedTable, PlannedFile};
+
+mod adapter;
+pub(crate) mod conform;
+mod defaults;
+mod field_id_cast;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod source;
+mod statistics;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use adapter::FieldIdAdapterFactory;
+pub(crate) use source::IcebergSource;
+
+/// What a scan reads, for whom, and what an executor must know of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ScanInfo {
+    /// `catalog.schema.table`.
+    pub table: String,
+    /// The pinned snapshot; `None`: the table is empty.
+    pub snapshot_id: Option<i64>,
+    /// The name of who asks.
+    pub principal: String,
+    /// Files that are read.
+    pub files_kept: u64,
+    /// Live files of the snapshot.
+    pub files_total: u64,
+    /// The Iceberg schema as JSON.
+    pub schema_json: String,
+    /// The table's name mapping as JSON, for files without field ids.
+    pub name_mapping_json: Option<String>,
+}
+
+impl ScanInfo {
+    fn new(table: &LoadedTable, plan: &FilePlan, principal: &str) -> Result<Self> {
+        let schema_json = serde_json::to_string(table.iceberg_schema.as_ref()).map_err(external_json)?;
+        Ok(Self {
+            table: table.full_name(),
+            snapshot_id: table.snapshot_id(),
+            principal: principal.to_string(),
+            files_kept: plan.files.len() as u64,
+            files_total: plan.total_files as u64,
+            schema_json,
+            name_mapping_json: table.metadata.properties().get(DEFAULT_SCHEMA_NAME_MAPPING).cloned(),
+        })
+    }
+
+    /// The adapter factory for files of this table, whose columns for Arrow are `arrow`.
+    pub(crate) fn adapter(&self, arrow: &arrow::datatypes::Schema) -> Result<Arc<FieldIdAdapterFactory>> {
+        let schema: Schema = serde_json::from_str(&self.schema_json).map_err(external_json)?;
+        let mapping = self.name_mapping_json.as_deref().map(serde_json::from_str::<NameMapping>).transpose();
+        let mapping = mapping.map_err(|e| {
+            let message = format!("the property {DEFAULT_SCHEMA_NAME_MAPPING} of {} cannot be read", self.table);
+            external(Error::new(ErrorCode::DataCorrupt, message).with_source(e))
+        })?;
+        let defaults = defaults::initial_defaults(&schema, arrow)?;
+        Ok(Arc::new(FieldIdAdapterFactory::new(self.table.clone(), defaults, mapping)))
+    }
+}
+
+impl fmt::Display for ScanInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "table={}, snapshot=", self.table)?;
+        match self.snapshot_id {
+            Some(id) => write!(f, "{id}")?,
+            None => f.write_str("none")?,
+        }
+        write!(f, ", files={}/{}", self.files_kept, self.files_total)
+    }
+}
+
+/// The physical plan that reads the files of `plan`.
+///
+/// `limit` may be given only where no filter stands between: then files are left out once the limit is met.
+pub(crate) fn scan_plan(
+    table: &LoadedTable,
+    mut plan: FilePlan,
+    principal: &str,
+    session: &dyn Session,
+    projection: Option<&Vec<usize>>,
+    limit: Option<usize>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    if let Some(limit) = limit {
+        keep_first_rows(&mut plan, limit);
+    }
+    let info = Arc::new(ScanInfo::new(table, &plan, principal)?);
+    let adapter = info.adapter(&table.arrow_schema)?;
+    let mut scans: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+    // One scan reads from one store; a table may lie in several.
+    for (url, files) in by_store(table, &plan.files)? {
+        let inner = parquet_source(
+            TableSchema::from(Arc::clone(&table.arrow_schema)),
+            parquet_options(session),
+            &url,
+            session.runtime_env(),
+        )?;
+        let source = IcebergSource::new(Arc::new(inner), Arc::clone(&info), Arc::clone(&adapter));
+        let statistics = statistics::of_files(&table.arrow_schema, files.iter().map(|(_, planned)| *planned));
+        let files = files.into_iter().map(|(path, planned)| partitioned_file(table, path, planned)).collect();
+        let config = source
+            .scan(url, file_groups(files, session, limit.is_some()))
+            .with_statistics(statistics)
+            .with_limit(limit)
+            .with_projection_indices(projection.cloned())?
+            .build();
+        scans.push(DataSourceExec::from_data_source(config));
+    }
+    match scans.len() {
+        1 => scans.pop().ok_or_else(|| DataFusionError::Internal("a scan vanished".to_string())),
+        _ => UnionExec::try_new(scans),
+    }
+}
+
+/// The Parquet reader with the footer cache of this process.
+pub(crate) fn parquet_source(
+    schema: TableSchema,
+    options: TableParquetOptions,
+    url: &ObjectStoreUrl,
+    runtime: &Arc<RuntimeEnv>,
+) -> Result<ParquetSource> {
+    let store = runtime.object_store(url)?;
+    let cache = runtime.cache_manager.get_file_metadata_cache();
+    let hint = options.global.metadata_size_hint;
+    let source = ParquetSource::new(schema)
+        .with_parquet_file_reader_factory(Arc::new(CachedParquetFileReaderFactory::new(store, cache)))
+        .with_table_parquet_options(options);
+    Ok(match hint {
+        Some(bytes) => source.with_metadata_size_hint(bytes),
+        None => source,
+    })
+}
+
+/// The session's Parquet settings, with the one thing that Iceberg fixes: the INT96 timestamps of old Spark files are
+/// instants in microseconds.
+fn parquet_options(session: &dyn Session) -> TableParquetOptions {
+    let mut options =
+        TableParquetOptions { global: session.config_options().execution.parquet.clone(), ..Default::default() };
+    options.global.coerce_int96 = Some("us".to_string());
+    options
+}
+
+/// Drops the files behind the first ones that hold `limit` rows.
+fn keep_first_rows(plan: &mut FilePlan, limit: usize) {
+    let mut rows = 0_u64;
+    let enough = plan.files.iter().position(|file| {
+        rows += file.record_count;
+        rows >= limit as u64
+    });
+    if let Some(last) = enough {
+        plan.files.truncate(last + 1);
+    }
+}
+
+type KeyedFiles<'a> = Vec<(object_store::path::Path, &'a PlannedFile)>;
+
+fn by_store<'a>(table: &LoadedTable, files: &'a [PlannedFile]) -> Result<Vec<(ObjectStoreUrl, KeyedFiles<'a>)>> {
+    let mut stores: BTreeMap<String, (ObjectStoreUrl, KeyedFiles<'a>)> = BTreeMap::new();
+    for file in files {
+        let (url, path) = table.objects.object_store_url(&file.path).map_err(external)?;
+        let entry = stores.entry(url.as_str().to_string()).or_insert_with(|| (url, Vec::new()));
+        entry.1.push((path, file));
+    }
+    if stores.is_empty() {
+        let (url, _) = table.objects.object_store_url(table.metadata.location()).map_err(external)?;
+        return Ok(vec![(url, Vec::new())]);
+    }
+    Ok(stores.into_values().collect())
+}
+
+fn partitioned_file(table: &LoadedTable, path: object_store::path::Path, planned: &PlannedFile) -> PartitionedFile {
+    // A data file never changes, so a fixed time keeps the footer cache valid.
+    let last_modified = DateTime::UNIX_EPOCH;
+    let meta = ObjectMeta { location: path, last_modified, size: planned.size, e_tag: None, version: None };
+    let mut file = PartitionedFile::new_from_meta(meta);
+    // Always there: without a statistics struct a dynamic filter cannot skip the file.
+    file.statistics = Some(Arc::new(statistics::of_files(&table.arrow_schema, [planned])));
+    file
+}
+
+/// One group a partition. Big scans are cut by bytes (the reader turns a byte range into the row groups that begin in
+/// it); a scan that stops after some rows gains nothing from that.
+fn file_groups(files: Vec<PartitionedFile>, session: &dyn Session, stops_early: bool) -> Vec<FileGroup> {
+    if files.is_empty() || stops_early {
+        return vec![FileGroup::new(files)];
+    }
+    let target = session.config().target_partitions().max(1);
+    let whole = vec![FileGroup::new(files)];
+    let by_bytes = FileGroupPartitioner::new()
+        .with_target_partitions(target)
+        .with_repartition_file_min_size(session.config_options().optimizer.repartition_file_min_size)
+        .repartition_file_groups(&whole);
+    match by_bytes {
+        Some(groups) => groups,
+        None => whole.into_iter().flat_map(|group| group.split_files(target)).collect(),
+    }
+}
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+fn external_json(error: serde_json::Error) -> DataFusionError {
+    external(Error::internal("a schema cannot be carried as JSON").with_source(error))
+}

@@ -1,0 +1,181 @@
+//! The file source of Iceberg scans: DataFusion's Parquet source, mapped by field id and named in EXPLAIN.
+
+use std::fmt::Formatter;
+use std::sync::Arc;
+
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, internal_err};
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_plan::filter_pushdown::{FilterPushdownPropagation, PushedDown};
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion::physical_plan::{DisplayFormatType, SortOrderPushdownResult};
+use datafusion_datasource::file::FileSource;
+use datafusion_datasource::file_groups::FileGroup;
+use datafusion_datasource::file_scan_config::{FileScanConfig, FileScanConfigBuilder};
+use datafusion_datasource::file_stream::FileOpener;
+use datafusion_datasource::morsel::Morselizer;
+use datafusion_datasource::{PartitionedFile, TableSchema};
+use object_store::ObjectStore;
+
+use super::ScanInfo;
+use super::adapter::FieldIdAdapterFactory;
+
+/// What a scan of an Iceberg table reads with.
+///
+/// `try_to_proto` stays at its default on purpose: the default message of a Parquet scan drops the adapter, so the scan
+/// would be read by name. Without it the plan asks our codec, which keeps everything.
+#[derive(Clone)]
+pub(crate) struct IcebergSource {
+    inner: Arc<dyn FileSource>,
+    info: Arc<ScanInfo>,
+    adapter: Arc<FieldIdAdapterFactory>,
+}
+
+impl IcebergSource {
+    /// Wraps DataFusion's Parquet source.
+    pub(crate) fn new(inner: Arc<dyn FileSource>, info: Arc<ScanInfo>, adapter: Arc<FieldIdAdapterFactory>) -> Self {
+        Self { inner, info, adapter }
+    }
+
+    /// The Parquet source inside.
+    pub(crate) fn inner(&self) -> &Arc<dyn FileSource> {
+        &self.inner
+    }
+
+    /// What is scanned and for whom.
+    pub(crate) fn info(&self) -> &ScanInfo {
+        &self.info
+    }
+
+    /// A scan of these files with this source. The adapter goes into the configuration here and nowhere else.
+    pub(crate) fn scan(self, url: ObjectStoreUrl, groups: Vec<FileGroup>) -> FileScanConfigBuilder {
+        let adapter = Arc::clone(&self.adapter);
+        FileScanConfigBuilder::new(url, Arc::new(self)).with_file_groups(groups).with_expr_adapter(Some(adapter))
+    }
+
+    /// Gives a decoded configuration the adapter that no message carries.
+    pub(crate) fn adapt(&self, config: FileScanConfig) -> FileScanConfigBuilder {
+        let adapter = Arc::clone(&self.adapter);
+        FileScanConfigBuilder::from(config).with_expr_adapter(Some(adapter))
+    }
+
+    fn wrap(&self, inner: Arc<dyn FileSource>) -> Arc<dyn FileSource> {
+        Arc::new(Self { inner, ..self.clone() })
+    }
+
+    /// Whether the reader evaluates the filter for every file. It is asked for the table's schema, once; a filter on a
+    /// nested column may still meet a file in which that column needs a cast that the reader's row filter leaves out.
+    fn is_flat(&self, filter: &Arc<dyn PhysicalExpr>) -> bool {
+        let schema = self.inner.table_schema().table_schema();
+        let columns = collect_columns(filter);
+        columns.iter().all(|column| schema.fields().get(column.index()).is_some_and(|f| !f.data_type().is_nested()))
+    }
+}
+
+impl FileSource for IcebergSource {
+    fn create_file_opener(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        config: &FileScanConfig,
+        partition: usize,
+    ) -> Result<Arc<dyn FileOpener>> {
+        self.inner.create_file_opener(store, config, partition)
+    }
+
+    fn create_morselizer(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        config: &FileScanConfig,
+        partition: usize,
+    ) -> Result<Box<dyn Morselizer>> {
+        if config.expr_adapter_factory.is_none() {
+            return internal_err!("the scan of {} lost its field id adapter", self.info.table);
+        }
+        self.inner.create_morselizer(store, config, partition)
+    }
+
+    fn table_schema(&self) -> &TableSchema {
+        self.inner.table_schema()
+    }
+
+    fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
+        self.wrap(self.inner.with_batch_size(batch_size))
+    }
+
+    fn filter(&self) -> Option<Arc<dyn PhysicalExpr>> {
+        self.inner.filter()
+    }
+
+    fn projection(&self) -> Option<&ProjectionExprs> {
+        self.inner.projection()
+    }
+
+    fn metrics(&self) -> &ExecutionPlanMetricsSet {
+        self.inner.metrics()
+    }
+
+    fn file_type(&self) -> &str {
+        "iceberg"
+    }
+
+    fn fmt_extra(&self, t: DisplayFormatType, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match t {
+            DisplayFormatType::Default | DisplayFormatType::Verbose => write!(f, ", {}", self.info)?,
+            DisplayFormatType::TreeRender => writeln!(f, "{}", self.info)?,
+        }
+        self.inner.fmt_extra(t, f)
+    }
+
+    fn supports_repartitioning(&self) -> bool {
+        self.inner.supports_repartitioning()
+    }
+
+    fn try_pushdown_filters(
+        &self,
+        filters: Vec<Arc<dyn PhysicalExpr>>,
+        config: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn FileSource>>> {
+        let flat: Vec<bool> = filters.iter().map(|filter| self.is_flat(filter)).collect();
+        let offered = filters.into_iter().zip(&flat).filter_map(|(filter, flat)| flat.then_some(filter)).collect();
+        let inner = self.inner.try_pushdown_filters(offered, config)?;
+        let mut taken = inner.filters.into_iter();
+        let filters =
+            flat.iter().map(|flat| if *flat { taken.next().unwrap_or(PushedDown::No) } else { PushedDown::No });
+        let result = FilterPushdownPropagation::with_parent_pushdown_result(filters.collect());
+        Ok(match inner.updated_node {
+            Some(node) => result.with_updated_node(self.wrap(node)),
+            None => result,
+        })
+    }
+
+    fn try_pushdown_sort(
+        &self,
+        order: &[PhysicalSortExpr],
+        properties: &EquivalenceProperties,
+    ) -> Result<SortOrderPushdownResult<Arc<dyn FileSource>>> {
+        Ok(match self.inner.try_pushdown_sort(order, properties)? {
+            SortOrderPushdownResult::Exact { inner } => SortOrderPushdownResult::Exact { inner: self.wrap(inner) },
+            SortOrderPushdownResult::Inexact { inner } => SortOrderPushdownResult::Inexact { inner: self.wrap(inner) },
+            SortOrderPushdownResult::Unsupported => SortOrderPushdownResult::Unsupported,
+        })
+    }
+
+    fn reorder_files(&self, files: Vec<PartitionedFile>) -> Vec<PartitionedFile> {
+        self.inner.reorder_files(files)
+    }
+
+    fn try_pushdown_projection(&self, projection: &ProjectionExprs) -> Result<Option<Arc<dyn FileSource>>> {
+        Ok(self.inner.try_pushdown_projection(projection)?.map(|inner| self.wrap(inner)))
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        self.inner.apply_expressions(f)
+    }
+}

@@ -1,0 +1,166 @@
+//! A lake in a temporary folder, for unit tests: SQLite catalog, local files, data files that exist in metadata only.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field};
+use iceberg::io::FileIO;
+use iceberg::spec::{
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, ManifestListWriter, ManifestWriterBuilder, Operation,
+    Snapshot, SnapshotReference, SnapshotRetention, Struct, Summary,
+};
+use iceberg::{TableRequirement, TableUpdate};
+use townlake_common::config::{CatalogConfig, Config, IcebergCatalog};
+use townlake_common::{QueryId, Result};
+
+use crate::catalog::sql::SqlCatalog;
+use crate::catalog::{Catalog, CommitOutcome, TableName};
+use crate::plan::manifests;
+use crate::{CreateTable, LakeCatalog, LoadedTable, ObjectAccess, PartitionField, WrittenFile};
+
+pub(crate) struct Lake {
+    pub folder: tempfile::TempDir,
+    pub catalog: Arc<LakeCatalog>,
+}
+
+impl Lake {
+    /// The catalog `lake` with the schema `s`.
+    pub async fn empty() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = LakeCatalog::open("lake", &config(folder.path())).await.unwrap();
+        assert!(catalog.create_schema("s", false).await.unwrap());
+        Self { folder, catalog }
+    }
+
+    /// The same with the table `s.t`.
+    pub async fn create(columns: &[(&str, DataType)], partition: &[PartitionField]) -> Self {
+        let lake = Self::empty().await;
+        let create = create_table("t", columns, partition);
+        lake.catalog.create_table(create).await.unwrap().unwrap();
+        lake
+    }
+
+    /// A second node's view of the same catalog.
+    pub async fn again(&self) -> Arc<LakeCatalog> {
+        LakeCatalog::open("lake", &config(self.folder.path())).await.unwrap()
+    }
+
+    pub async fn load(&self, table: &str) -> Arc<LoadedTable> {
+        self.catalog.load("s", table, None).await.unwrap().unwrap()
+    }
+
+    pub fn location(&self, table: &str) -> String {
+        format!("file://{}/warehouse/s/{table}", self.folder.path().display())
+    }
+
+    pub async fn append(&self, table: &str, files: Vec<WrittenFile>) -> i64 {
+        self.try_append(table, files, &QueryId::generate()).await.unwrap().unwrap()
+    }
+
+    pub async fn try_append(&self, table: &str, files: Vec<WrittenFile>, query: &QueryId) -> Result<Option<i64>> {
+        let table = self.load(table).await;
+        self.catalog.commit_append(&table, files, query).await
+    }
+
+    /// The SQL catalog itself, below the commit loop.
+    pub async fn sql(&self) -> (SqlCatalog, ObjectAccess) {
+        let config = config(self.folder.path());
+        let objects = ObjectAccess::new("lake", &config).unwrap();
+        let sql = SqlCatalog::open("lake", "lake", &config.uri, &config.warehouse, objects.clone()).await.unwrap();
+        (sql, objects)
+    }
+
+    /// Adds a delete file to the table, as another engine would.
+    pub async fn append_deletes(&self, table: &str, content: DataContentType) {
+        let (sql, objects) = self.sql().await;
+        let name = TableName::new("s", table);
+        let base = sql.load(&name).await.unwrap().unwrap();
+        let metadata = &base.metadata;
+        let location = self.location(table);
+        let delete = file(&location, "deletes", Struct::empty(), |f| {
+            f.content(content);
+        });
+        let io = FileIO::new_with_memory();
+        let schema = metadata.current_schema().clone();
+        let spec = metadata.default_partition_spec().as_ref().clone();
+        let mut writer =
+            ManifestWriterBuilder::new(io.new_output("memory://m").unwrap(), Some(77), schema, spec).build_v2_deletes();
+        writer.add_file(delete.data_file, -1).unwrap();
+        let mut manifest = writer.write_manifest_file().await.unwrap();
+        manifest.manifest_path = format!("{location}/metadata/d.avro");
+        let bytes = io.new_input("memory://m").unwrap().read().await.unwrap();
+        objects.write(&manifest.manifest_path, bytes).await.unwrap();
+
+        let parent = metadata.current_snapshot().unwrap();
+        let mut all = manifests::list(&objects, parent, metadata.format_version()).await.unwrap();
+        all.push(manifest);
+        let output = io.new_output("memory://l").unwrap().writer().await.unwrap();
+        let sequence = metadata.next_sequence_number();
+        let mut list = ManifestListWriter::v2(output, 77, Some(parent.snapshot_id()), sequence);
+        list.add_manifests(all.into_iter()).unwrap();
+        list.close().await.unwrap();
+        let uri = format!("{location}/metadata/snap-77.avro");
+        objects.write(&uri, io.new_input("memory://l").unwrap().read().await.unwrap()).await.unwrap();
+
+        let summary = Summary { operation: Operation::Delete, additional_properties: Default::default() };
+        let snapshot = Snapshot::builder()
+            .with_snapshot_id(77)
+            .with_parent_snapshot_id(Some(parent.snapshot_id()))
+            .with_sequence_number(sequence)
+            .with_timestamp_ms(metadata.last_updated_ms())
+            .with_manifest_list(uri)
+            .with_summary(summary)
+            .build();
+        let reference = SnapshotReference::new(77, SnapshotRetention::branch(None, None, None));
+        let updates = vec![
+            TableUpdate::AddSnapshot { snapshot },
+            TableUpdate::SetSnapshotRef { ref_name: "main".to_string(), reference },
+        ];
+        let requirements = vec![TableRequirement::UuidMatch { uuid: metadata.uuid() }];
+        assert!(matches!(sql.commit(&name, &base, requirements, updates).await, CommitOutcome::Committed));
+    }
+}
+
+pub(crate) fn create_table(name: &str, columns: &[(&str, DataType)], partition: &[PartitionField]) -> CreateTable {
+    let columns = columns.iter().map(|(name, data_type)| Arc::new(Field::new(*name, data_type.clone(), true)));
+    CreateTable {
+        schema: "s".to_string(),
+        table: name.to_string(),
+        columns: columns.collect(),
+        partition: partition.to_vec(),
+        ..CreateTable::default()
+    }
+}
+
+/// A data file of ten rows that is not there.
+pub(crate) fn file(
+    location: &str,
+    name: &str,
+    partition: Struct,
+    more: impl FnOnce(&mut DataFileBuilder),
+) -> WrittenFile {
+    let mut builder = DataFileBuilder::default();
+    builder
+        .content(DataContentType::Data)
+        .file_path(format!("{location}/data/{name}.parquet"))
+        .file_format(DataFileFormat::Parquet)
+        .partition(partition)
+        .record_count(10)
+        .file_size_in_bytes(1000)
+        .partition_spec_id(0);
+    more(&mut builder);
+    let data_file: DataFile = builder.build().unwrap();
+    WrittenFile { data_file, rows: 10, bytes: 1000 }
+}
+
+fn config(folder: &std::path::Path) -> IcebergCatalog {
+    let folder = folder.display();
+    let text = format!(
+        "[catalogs.lake]\ntype = \"iceberg\"\ncatalog = \"sql\"\nuri = \"sqlite://{folder}/catalog.db\"\n\
+         warehouse = \"file://{folder}/warehouse\""
+    );
+    let mut config = Config::from_toml(&text).unwrap();
+    match config.catalogs.remove("lake") {
+        Some(CatalogConfig::Iceberg(config)) => *config,
+        _ => panic!("no iceberg catalog"),
+    }
+}

@@ -1,0 +1,172 @@
+//! What the parts of the lake hand to each other.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::{FieldRef, SchemaRef};
+use datafusion::common::ScalarValue;
+use iceberg::spec::{DataFile, SnapshotRef, Struct, TableMetadata};
+
+use townlake_common::Result;
+
+use crate::ObjectAccess;
+
+/// Which state of a table a query asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TableVersion {
+    /// This snapshot.
+    SnapshotId(i64),
+    /// What was current at this time, in milliseconds since the epoch (UTC).
+    TimestampMillis(i64),
+    /// The head of this branch, or this tag.
+    Reference(String),
+}
+
+/// A table as one query sees it: pinned to one snapshot of one metadata file.
+#[derive(Clone)]
+pub struct LoadedTable {
+    /// The catalog's name in the configuration.
+    pub catalog: String,
+    /// The schema (Iceberg: namespace; levels joined by `.`).
+    pub schema: String,
+    /// The table's name.
+    pub table: String,
+    /// The whole metadata.
+    pub metadata: Arc<TableMetadata>,
+    /// Where that metadata lies: the value that a commit compares and swaps.
+    pub metadata_location: String,
+    /// The snapshot to read; `None` while the table is empty.
+    pub snapshot: Option<SnapshotRef>,
+    /// The columns for Arrow. Each field at every depth carries `PARQUET:field_id` and no other metadata.
+    pub arrow_schema: SchemaRef,
+    /// The columns for Iceberg: the snapshot's schema for a snapshot, time or tag, else the current one.
+    pub iceberg_schema: iceberg::spec::SchemaRef,
+    /// How to reach the table's files.
+    pub objects: ObjectAccess,
+}
+
+impl LoadedTable {
+    /// `catalog.schema.table`, for messages and plans.
+    pub fn full_name(&self) -> String {
+        format!("{}.{}.{}", self.catalog, self.schema, self.table)
+    }
+
+    /// Refuses what would be read wrongly (encryption, default values), as far as metadata tells.
+    ///
+    /// Errors: `FORMAT_NOT_SUPPORTED` naming table and feature.
+    pub fn check_readable(&self) -> Result<()> {
+        crate::format::check_readable(self)
+    }
+
+    /// Refuses what cannot be appended to (format version 3, an unknown partition transform).
+    ///
+    /// Errors: `FORMAT_NOT_SUPPORTED` naming table and feature.
+    pub fn check_writable(&self) -> Result<()> {
+        crate::format::check_writable(self)
+    }
+
+    /// The id of the pinned snapshot.
+    pub fn snapshot_id(&self) -> Option<i64> {
+        self.snapshot.as_ref().map(|snapshot| snapshot.snapshot_id())
+    }
+}
+
+impl fmt::Debug for LoadedTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadedTable")
+            .field("name", &self.full_name())
+            .field("metadata_location", &self.metadata_location)
+            .field("snapshot", &self.snapshot_id())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the manifest knows of one column of one data file. Bounds have the Arrow type of the table's column.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ColumnBounds {
+    /// How many values are null; `None`: the writer did not say.
+    pub null_count: Option<u64>,
+    /// No value is below.
+    pub lower: Option<ScalarValue>,
+    /// No value is above.
+    pub upper: Option<ScalarValue>,
+    /// Whether every value that is not null equals `lower` and `upper`. Else the bounds are bounds only: Iceberg does not
+    /// promise that they are values of the column, so they must never be taken for its minimum and maximum.
+    pub exact: bool,
+}
+
+/// One live data file of a snapshot.
+#[derive(Debug, Clone)]
+pub struct PlannedFile {
+    /// The file's URI as the manifest has it.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Rows.
+    pub record_count: u64,
+    /// The partition spec that `partition` follows.
+    pub spec_id: i32,
+    /// The partition's values, in the order of the spec.
+    pub partition: Struct,
+    /// The sequence number that deletes compare with.
+    pub data_sequence_number: i64,
+    /// Offsets of the row groups, ascending; may be empty.
+    pub split_offsets: Vec<u64>,
+    /// By field id. A column of an identity partition has exact bounds from the partition.
+    pub columns: HashMap<i32, ColumnBounds>,
+}
+
+/// The files that a query must read, and what was skipped.
+#[derive(Debug, Clone, Default)]
+pub struct FilePlan {
+    /// The files, in a stable order (by path).
+    pub files: Vec<PlannedFile>,
+    /// Live data files of the snapshot, as far as its manifests count them.
+    pub total_files: usize,
+    /// Manifests that were not opened because no file in them can match.
+    pub pruned_manifests: usize,
+    /// Files of opened manifests that cannot match.
+    pub pruned_files: usize,
+}
+
+/// A data file that a task wrote and that no snapshot names yet.
+#[derive(Debug, Clone)]
+pub struct WrittenFile {
+    /// The Iceberg record of the file.
+    pub data_file: DataFile,
+    /// Rows in it.
+    pub rows: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// `CREATE TABLE`.
+#[derive(Debug, Clone, Default)]
+pub struct CreateTable {
+    /// The schema to create it in; it must exist.
+    pub schema: String,
+    /// The table's name.
+    pub table: String,
+    /// The columns. Fresh field ids are given; a field's metadata `comment` becomes its Iceberg doc.
+    pub columns: Vec<FieldRef>,
+    /// The partition fields, in order.
+    pub partition: Vec<PartitionField>,
+    /// Iceberg table properties.
+    pub properties: BTreeMap<String, String>,
+    /// Kept as the property `comment`.
+    pub comment: Option<String>,
+    /// Where the table lies; by default under the warehouse.
+    pub location: Option<String>,
+    /// Say nothing when the table is there already.
+    pub if_not_exists: bool,
+}
+
+/// One field of a partition spec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionField {
+    /// The source column.
+    pub column: String,
+    /// `identity`, `bucket[n]`, `truncate[n]`, `year`, `month`, `day`, `hour` or `void`.
+    pub transform: String,
+}

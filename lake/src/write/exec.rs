@@ -1,0 +1,170 @@
+//! The physical node that writes its input into data files.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result, internal_err};
+use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
+};
+use futures::StreamExt;
+use iceberg::spec::serialize_data_file_to_json;
+use townlake_common::Error;
+
+use super::files::{Finished, TaskFiles};
+use super::{WRITTEN_FILES_SCHEMA, WriteSpec, rows};
+
+/// Writes the rows of each input partition into files of its own and answers with one row a file.
+///
+/// The files belong to no snapshot yet: the coordinator commits those that the winning tasks told of. A stream that
+/// fails or is dropped before its answer takes its files back.
+#[derive(Debug)]
+pub(crate) struct IcebergWriteExec {
+    spec: Arc<WriteSpec>,
+    input: Arc<dyn ExecutionPlan>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl IcebergWriteExec {
+    /// Over an input whose columns can become those of the table.
+    pub(crate) fn try_new(spec: Arc<WriteSpec>, input: Arc<dyn ExecutionPlan>) -> Result<Self> {
+        rows::check(&spec.table, &input.schema(), &spec.arrow_schema).map_err(external)?;
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&WRITTEN_FILES_SCHEMA)),
+            Partitioning::UnknownPartitioning(input.output_partitioning().partition_count()),
+            EmissionType::Final,
+            Boundedness::Bounded,
+        );
+        Ok(Self { spec, input, properties: Arc::new(properties), metrics: ExecutionPlanMetricsSet::new() })
+    }
+
+    /// What is written where.
+    pub(crate) fn spec(&self) -> &WriteSpec {
+        &self.spec
+    }
+}
+
+impl DisplayAs for IcebergWriteExec {
+    fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match t {
+            DisplayFormatType::Default | DisplayFormatType::Verbose => {
+                write!(f, "IcebergWriteExec: table={}, location={}", self.spec.table, self.spec.data_location)
+            }
+            DisplayFormatType::TreeRender => writeln!(f, "table={}", self.spec.table),
+        }
+    }
+}
+
+impl ExecutionPlan for IcebergWriteExec {
+    fn name(&self) -> &str {
+        "IcebergWriteExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn apply_expressions(
+        &self,
+        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        match (children.pop(), children.is_empty()) {
+            (Some(input), true) => Ok(Arc::new(Self::try_new(Arc::clone(&self.spec), input)?)),
+            _ => internal_err!("a write has one input"),
+        }
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let input = self.input.execute(partition, Arc::clone(&context))?;
+        let store = context.runtime_env().object_store(&self.spec.object_store_url)?;
+        let memory = MemoryConsumer::new(format!("IcebergWriteExec[{partition}]")).register(context.memory_pool());
+        let files = TaskFiles::new(Arc::clone(&self.spec), store, partition, memory).map_err(external)?;
+        let counts = Counts::new(&self.metrics, partition);
+        let answer = write_all(Arc::clone(&self.spec), input, files, counts);
+        let schema = Arc::clone(&WRITTEN_FILES_SCHEMA);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::once(answer))))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+/// What EXPLAIN ANALYZE shows of a write.
+struct Counts {
+    rows: Count,
+    bytes: Count,
+    files: Count,
+}
+
+impl Counts {
+    fn new(metrics: &ExecutionPlanMetricsSet, partition: usize) -> Self {
+        let counter = |name: &'static str| MetricBuilder::new(metrics).counter(name, partition);
+        Self { rows: counter("rows_written"), bytes: counter("bytes_written"), files: counter("files_written") }
+    }
+}
+
+async fn write_all(
+    spec: Arc<WriteSpec>,
+    mut input: SendableRecordBatchStream,
+    mut files: TaskFiles,
+    counts: Counts,
+) -> Result<RecordBatch> {
+    while let Some(batch) = input.next().await.transpose()? {
+        let batch = rows::to_table(&spec.table, &spec.arrow_schema, &batch).map_err(external)?;
+        files.write(&batch).await.map_err(external)?;
+        counts.rows.add(batch.num_rows());
+    }
+    let (finished, untold) = files.finish().await.map_err(external)?;
+    for file in &finished {
+        counts.files.add(1);
+        counts.bytes.add(usize::try_from(file.bytes).unwrap_or(usize::MAX));
+    }
+    let answer = answer(&spec, finished)?;
+    untold.told();
+    Ok(answer)
+}
+
+fn answer(spec: &WriteSpec, finished: Vec<Finished>) -> Result<RecordBatch> {
+    let mut json = Vec::with_capacity(finished.len());
+    let mut rows = Vec::with_capacity(finished.len());
+    let mut bytes = Vec::with_capacity(finished.len());
+    for file in finished {
+        rows.push(i64::try_from(file.rows).unwrap_or(i64::MAX));
+        bytes.push(i64::try_from(file.bytes).unwrap_or(i64::MAX));
+        let record = serialize_data_file_to_json(file.data_file, &spec.partition_type, spec.format_version);
+        json.push(
+            record.map_err(|e| external(Error::internal("a data file's record cannot be encoded").with_source(e)))?,
+        );
+    }
+    let schema: SchemaRef = Arc::clone(&WRITTEN_FILES_SCHEMA);
+    let columns: Vec<arrow::array::ArrayRef> =
+        vec![Arc::new(StringArray::from(json)), Arc::new(Int64Array::from(rows)), Arc::new(Int64Array::from(bytes))];
+    Ok(RecordBatch::try_new(schema, columns)?)
+}
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}

@@ -1,0 +1,225 @@
+//! Writing rows into new data files of a table. The files are committed elsewhere, once, by the coordinator.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema as ArrowSchema, SchemaRef};
+use datafusion::common::{DataFusionError, Result as DFResult};
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::physical_plan::ExecutionPlan;
+use iceberg::spec::{FormatVersion, PartitionSpec, Schema, StructType, deserialize_data_file_from_json};
+use object_store::path::Path;
+use townlake_common::{Error, ErrorCode, QueryId, Result};
+use townlake_proto::lake::WriteRecipe;
+
+use crate::types::{LoadedTable, WrittenFile};
+
+mod exec;
+mod files;
+mod metrics;
+mod parquet_format;
+mod partition;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod transform;
+mod upload;
+
+pub(crate) use exec::IcebergWriteExec;
+
+/// The answer of a write: one row a data file, with its Iceberg record as JSON, its rows and its bytes.
+pub static WRITTEN_FILES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    Arc::new(ArrowSchema::new(vec![
+        Field::new("data_file", DataType::Utf8, false),
+        Field::new("rows", DataType::Int64, false),
+        Field::new("bytes", DataType::Int64, false),
+    ]))
+});
+
+/// The plan that writes the rows of `input`, in the table's column order, into new files of the table.
+///
+/// Errors: `INVALID_QUERY` where the columns do not fit, `FORMAT_NOT_SUPPORTED` for an encrypted table.
+pub fn write_plan(
+    table: &LoadedTable,
+    input: Arc<dyn ExecutionPlan>,
+    query: &QueryId,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let spec = WriteSpec::new(table, query)?;
+    rows::check(&spec.table, &input.schema(), &spec.arrow_schema)?;
+    match IcebergWriteExec::try_new(Arc::new(spec), input) {
+        Ok(plan) => Ok(Arc::new(plan)),
+        Err(e) => Err(Error::internal(format!("a write into {} cannot be planned", table.full_name())).with_source(e)),
+    }
+}
+
+/// The files that the answers of a write tell of.
+pub fn written_files(batches: &[RecordBatch], table: &LoadedTable) -> Result<Vec<WrittenFile>> {
+    let metadata = &table.metadata;
+    let (spec_id, result) = (metadata.default_partition_spec_id(), metadata.default_partition_type());
+    let mut files = Vec::new();
+    for batch in batches {
+        if batch.schema().as_ref() != WRITTEN_FILES_SCHEMA.as_ref() {
+            return Err(Error::internal("a write answered with other columns than those of its files"));
+        }
+        let [json, rows, bytes] = batch.columns() else { continue };
+        let counts = rows.as_primitive::<Int64Type>().values().iter().zip(bytes.as_primitive::<Int64Type>().values());
+        for (json, (rows, bytes)) in json.as_string::<i32>().iter().flatten().zip(counts) {
+            let data_file = deserialize_data_file_from_json(json, spec_id, result, &table.iceberg_schema)
+                .map_err(|e| Error::internal("the record of a written file cannot be decoded").with_source(e))?;
+            let positive = |number: &i64| u64::try_from(*number).unwrap_or(0);
+            files.push(WrittenFile { data_file, rows: positive(rows), bytes: positive(bytes) });
+        }
+    }
+    Ok(files)
+}
+
+/// What is written where, as far as an executor must know it.
+#[derive(Debug)]
+pub(crate) struct WriteSpec {
+    /// `catalog.schema.table`.
+    pub table: String,
+    pub query_id: String,
+    /// The URI of the folder for data files.
+    pub data_location: String,
+    pub object_store_url: ObjectStoreUrl,
+    /// The key of that folder.
+    pub data_path: Path,
+    pub arrow_schema: SchemaRef,
+    pub schema: Schema,
+    pub partition_spec: PartitionSpec,
+    pub partition_type: StructType,
+    pub format_version: FormatVersion,
+    pub target_file_bytes: u64,
+    pub row_group_bytes: u64,
+    /// As Parquet's `Compression` parses it: `zstd(1)`.
+    pub compression: String,
+}
+
+impl WriteSpec {
+    fn new(table: &LoadedTable, query: &QueryId) -> Result<Self> {
+        let metadata = &table.metadata;
+        let properties = metadata.properties();
+        if properties.contains_key("encryption.key-id") {
+            let message = format!("{} is encrypted, and encrypted files cannot be written yet", table.full_name());
+            return Err(Error::new(ErrorCode::FormatNotSupported, message));
+        }
+        let data_location = match properties.get("write.data.path") {
+            Some(path) => path.trim_end_matches('/').to_string(),
+            None => format!("{}/data", metadata.location().trim_end_matches('/')),
+        };
+        let (object_store_url, data_path) = table.objects.object_store_url(&data_location)?;
+        Ok(Self {
+            table: table.full_name(),
+            query_id: query.to_string(),
+            data_location,
+            object_store_url,
+            data_path,
+            arrow_schema: Arc::clone(&table.arrow_schema),
+            schema: table.iceberg_schema.as_ref().clone(),
+            partition_spec: metadata.default_partition_spec().as_ref().clone(),
+            partition_type: metadata.default_partition_type().clone(),
+            format_version: metadata.format_version(),
+            target_file_bytes: number(properties, "write.target-file-size-bytes", 512 << 20)?,
+            row_group_bytes: number(properties, "write.parquet.row-group-size-bytes", 128 << 20)?,
+            compression: compression(properties)?,
+        })
+    }
+
+    /// The recipe, without the Arrow schema.
+    pub(crate) fn to_recipe(&self) -> DFResult<WriteRecipe> {
+        Ok(WriteRecipe {
+            table: self.table.clone(),
+            query_id: self.query_id.clone(),
+            data_location: self.data_location.clone(),
+            object_store_url: self.object_store_url.as_str().to_string(),
+            data_path: self.data_path.to_string(),
+            arrow_schema: Vec::new(),
+            schema_json: serde_json::to_string(&self.schema).map_err(|e| not_json("schema", e))?,
+            partition_spec_json: serde_json::to_string(&self.partition_spec)
+                .map_err(|e| not_json("partition spec", e))?,
+            format_version: self.format_version as u32,
+            target_file_bytes: self.target_file_bytes,
+            row_group_bytes: self.row_group_bytes,
+            compression: self.compression.clone(),
+        })
+    }
+
+    /// The specification that [`WriteSpec::to_recipe`] wrote.
+    pub(crate) fn from_recipe(recipe: WriteRecipe, arrow_schema: SchemaRef) -> DFResult<Self> {
+        let schema: Schema = serde_json::from_str(&recipe.schema_json).map_err(|e| not_json("schema", e))?;
+        let partition_spec: PartitionSpec =
+            serde_json::from_str(&recipe.partition_spec_json).map_err(|e| not_json("partition spec", e))?;
+        let partition_type = partition_spec.partition_type(&schema).map_err(|e| {
+            external(
+                Error::internal(format!("the partition spec of {} does not fit its schema", recipe.table))
+                    .with_source(e),
+            )
+        })?;
+        let format_version = match recipe.format_version {
+            1 => FormatVersion::V1,
+            2 => FormatVersion::V2,
+            3 => FormatVersion::V3,
+            other => return Err(external(Error::internal(format!("format version {other} is not known")))),
+        };
+        let data_path = Path::parse(&recipe.data_path)
+            .map_err(|e| external(Error::internal(format!("the path of {} is broken", recipe.table)).with_source(e)))?;
+        Ok(Self {
+            object_store_url: ObjectStoreUrl::parse(&recipe.object_store_url)?,
+            table: recipe.table,
+            query_id: recipe.query_id,
+            data_location: recipe.data_location,
+            data_path,
+            arrow_schema,
+            schema,
+            partition_spec,
+            partition_type,
+            format_version,
+            target_file_bytes: recipe.target_file_bytes,
+            row_group_bytes: recipe.row_group_bytes,
+            compression: recipe.compression,
+        })
+    }
+}
+
+fn number(properties: &HashMap<String, String>, key: &str, default: u64) -> Result<u64> {
+    let Some(text) = properties.get(key) else { return Ok(default) };
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(Error::new(ErrorCode::InvalidArgument, format!("the table property {key} is not a positive number"))),
+    }
+}
+
+fn compression(properties: &HashMap<String, String>) -> Result<String> {
+    let codec = properties.get("write.parquet.compression-codec").map_or("zstd", String::as_str);
+    let level = properties.get("write.parquet.compression-level");
+    let leveled = |codec: &str, default: &str| format!("{codec}({})", level.map_or(default, String::as_str));
+    let text = match codec.to_ascii_lowercase().as_str() {
+        "zstd" => leveled("zstd", "1"),
+        "gzip" => leveled("gzip", "6"),
+        "snappy" => "snappy".to_string(),
+        "lz4" => "lz4_raw".to_string(),
+        "uncompressed" | "none" => "uncompressed".to_string(),
+        other => return Err(unknown_compression(other)),
+    };
+    match text.parse::<parquet::basic::Compression>() {
+        Ok(_) => Ok(text),
+        Err(_) => Err(unknown_compression(&text)),
+    }
+}
+
+fn unknown_compression(text: &str) -> Error {
+    Error::new(
+        ErrorCode::InvalidArgument,
+        format!("the table's Parquet compression {text} is not one that can be written"),
+    )
+    .with_hint("set write.parquet.compression-codec to zstd, snappy, gzip, lz4 or uncompressed")
+}
+
+fn not_json(what: &str, source: serde_json::Error) -> DataFusionError {
+    external(Error::internal(format!("a {what} cannot be carried as JSON")).with_source(source))
+}
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}

@@ -1,0 +1,144 @@
+//! Putting one file into an object store, and taking back what a failed task has put there.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
+
+/// Above this many bytes a file goes in parts, below in one request.
+const MULTIPART_FROM: usize = 8 << 20;
+/// The size of a part; stores ask for 5 MiB at least and R2 for equal parts.
+const PART: usize = 8 << 20;
+/// Parts on their way at the same time, for each file.
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// One file on its way. Nothing is seen under its name until [`Upload::finish`] returns; dropped before, it is taken back.
+///
+/// A request that has begun may reach the store although whoever waited for it is gone. So each request that makes
+/// something runs as a task of its own, whose result undoes itself when nobody takes it.
+pub(super) struct Upload {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    waiting: Vec<Bytes>,
+    waiting_bytes: usize,
+    parts: Option<Parts>,
+}
+
+impl Upload {
+    pub(super) fn new(store: Arc<dyn ObjectStore>, path: Path) -> Self {
+        Self { store, path, waiting: Vec::new(), waiting_bytes: 0, parts: None }
+    }
+
+    /// Appends bytes. Waits while too many parts are on their way.
+    pub(super) async fn put(&mut self, bytes: Bytes) -> object_store::Result<()> {
+        if let Some(Parts(Some(parts))) = &mut self.parts {
+            parts.wait_for_capacity(PARTS_IN_FLIGHT).await?;
+            parts.put(bytes);
+            return Ok(());
+        }
+        self.waiting_bytes += bytes.len();
+        self.waiting.push(bytes);
+        if self.waiting_bytes >= MULTIPART_FROM {
+            let (store, path) = (Arc::clone(&self.store), self.path.clone());
+            let begun = tokio::spawn(async move { store.put_multipart(&path).await.map(Parts::new) });
+            let mut begun = begun.await??;
+            if let Parts(Some(parts)) = &mut begun {
+                self.waiting.drain(..).for_each(|bytes| parts.put(bytes));
+            }
+            self.parts = Some(begun);
+        }
+        Ok(())
+    }
+
+    /// Bytes that are held in memory.
+    pub(super) fn buffered(&self) -> usize {
+        match &self.parts {
+            Some(_) => PART,
+            None => self.waiting_bytes,
+        }
+    }
+
+    /// Makes the file visible.
+    pub(super) async fn finish(self) -> object_store::Result<Untold> {
+        let Self { store, path, waiting, parts, .. } = self;
+        let finishing = tokio::spawn(async move {
+            match parts.and_then(Parts::into_inner) {
+                Some(parts) => parts.finish().await?,
+                None => store.put(&path, PutPayload::from_iter(waiting)).await?,
+            };
+            Ok(Untold { store, paths: vec![path] })
+        });
+        finishing.await?
+    }
+}
+
+/// An upload in parts: aborted when dropped.
+struct Parts(Option<WriteMultipart>);
+
+impl Parts {
+    fn new(upload: Box<dyn MultipartUpload>) -> Self {
+        Self(Some(WriteMultipart::new_with_chunk_size(upload, PART)))
+    }
+
+    fn into_inner(mut self) -> Option<WriteMultipart> {
+        self.0.take()
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        if let Some(parts) = self.0.take() {
+            in_background(async move {
+                if let Err(error) = parts.abort().await {
+                    tracing::debug!(%error, "an unfinished upload could not be aborted; the store's own clean-up ends it");
+                }
+            });
+        }
+    }
+}
+
+/// Finished files that nobody has been told of yet: deleted when dropped.
+pub(super) struct Untold {
+    store: Arc<dyn ObjectStore>,
+    paths: Vec<Path>,
+}
+
+impl Untold {
+    pub(super) fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, paths: Vec::new() }
+    }
+
+    /// Answers for another's files too.
+    pub(super) fn take_over(&mut self, mut other: Untold) {
+        self.paths.append(&mut other.paths);
+    }
+
+    /// The files are in the answer now: whoever has that answer commits or deletes them.
+    pub(super) fn told(mut self) {
+        self.paths.clear();
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        let (store, paths) = (Arc::clone(&self.store), std::mem::take(&mut self.paths));
+        if paths.is_empty() {
+            return;
+        }
+        in_background(async move {
+            for path in paths {
+                if let Err(error) = store.delete(&path).await {
+                    tracing::warn!(%error, %path, "a data file of a failed write could not be deleted");
+                }
+            }
+        });
+    }
+}
+
+/// Runs the clean-up of something that is being dropped. A process that ends meanwhile leaves an orphan file behind.
+fn in_background(work: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(work);
+    }
+}

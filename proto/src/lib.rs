@@ -1,0 +1,28 @@
+//! The wire contracts of Town Lake, generated from `townlake/*.proto`. Nothing else lives here.
+
+#![allow(missing_docs, clippy::all)]
+
+/// Executors to coordinator, beside Ballista's protocol.
+pub mod control {
+    tonic::include_proto!("townlake.control");
+}
+/// Records of the member list.
+pub mod membership {
+    tonic::include_proto!("townlake.membership");
+}
+/// Claims of tickets and session tokens.
+pub mod ticket {
+    tonic::include_proto!("townlake.ticket");
+}
+/// Scan and write recipes of the lake.
+pub mod lake {
+    tonic::include_proto!("townlake.lake");
+}
+/// Scan recipes of the Postgres connector.
+pub mod postgres {
+    tonic::include_proto!("townlake.postgres");
+}
+/// The session actions of Arrow Flight.
+pub mod flight_session {
+    tonic::include_proto!("townlake.flight_session");
+}
