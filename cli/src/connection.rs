@@ -35,13 +35,16 @@ pub struct Connection {
 pub struct Query {
     /// The id under which `system.runtime.queries` shows it.
     pub id: Option<String>,
-    /// The schema of the rows.
-    pub schema: SchemaRef,
     info: FlightInfo,
 }
 
-/// Rows as they come.
-pub type Rows = BoxStream<'static, Result<RecordBatch>>;
+/// The rows of a query as they come. Dropping them cancels the query.
+pub struct Rows {
+    /// The schema of every batch.
+    pub schema: SchemaRef,
+    /// The batches.
+    pub batches: BoxStream<'static, Result<RecordBatch>>,
+}
 
 impl Connection {
     /// Connects and signs in.
@@ -105,23 +108,26 @@ impl Connection {
     /// Has the server plan a statement. It runs when its rows are read.
     pub async fn query(&self, sql: &str) -> Result<Query> {
         let info = self.client().execute(sql.to_string(), None).await.map_err(from_flight)?;
-        let schema = info.clone().try_decode_schema().map_err(from_arrow)?;
-        Ok(Query { id: query_id(&info), schema: SchemaRef::new(schema), info })
+        Ok(Query { id: query_id(&info), info })
     }
 
-    /// Runs a planned query. Dropping the stream cancels it.
+    /// Runs a planned query and waits for its first rows.
     pub async fn rows(&self, query: &Query) -> Result<Rows> {
         let endpoint = query.info.endpoint.first().and_then(|endpoint| endpoint.ticket.clone());
         let ticket = endpoint.ok_or_else(|| Error::internal("the server gave no ticket for the result"))?;
-        let stream = self.client().do_get(ticket).await.map_err(from_flight)?;
-        Ok(stream.map_err(from_flight).boxed())
+        let mut stream = self.client().do_get(ticket).await.map_err(from_flight)?;
+        // the schema comes with the stream: a statement that changes something promises none beforehand
+        let first = stream.try_next().await.map_err(from_flight)?;
+        let schema = stream.schema().cloned().ok_or_else(|| Error::internal("the server sent no schema"))?;
+        let first = futures::stream::iter(first.map(Ok));
+        Ok(Rows { schema, batches: first.chain(stream.map_err(from_flight)).boxed() })
     }
 
     /// Plans, runs and collects a small result.
     pub async fn collect(&self, sql: &str) -> Result<(SchemaRef, Vec<RecordBatch>)> {
         let query = self.query(sql).await?;
-        let batches = self.rows(&query).await?.try_collect().await?;
-        Ok((query.schema, batches))
+        let Rows { schema, batches } = self.rows(&query).await?;
+        Ok((schema, batches.try_collect().await?))
     }
 
     /// Runs a statement for its effect; the count of rows that it reports, if it does.

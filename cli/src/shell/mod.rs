@@ -95,8 +95,8 @@ impl Shell {
     async fn print_rows(&self, query: &Query) -> Result<String> {
         let progress = progress::show(self.connection.clone(), query.id.clone());
         let mut rows = self.connection.rows(query).await?;
-        let mut printer = Printer::new(self.format, query.schema.clone())?;
-        while let Some(batch) = rows.next().await {
+        let mut printer = Printer::new(self.format, rows.schema.clone())?;
+        while let Some(batch) = rows.batches.next().await {
             let batch = batch?;
             progress.hide();
             printer.print(&batch)?;

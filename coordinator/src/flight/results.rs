@@ -161,7 +161,7 @@ mod tests {
     use arrow_flight::decode::FlightRecordBatchStream;
 
     fn views(rows: usize, bytes: usize) -> RecordBatch {
-        let text: ArrayRef = Arc::new(StringViewArray::from_iter_values((0..rows).map(|i| format!("{i:0bytes$}"))));
+        let text: ArrayRef = Arc::new(StringViewArray::from_iter_values((0..rows).map(|i| format!("{}{i:05}", "0".repeat(bytes)))));
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows as i64));
         let mut lists = ListBuilder::new(StringViewBuilder::new());
         for i in 0..rows {

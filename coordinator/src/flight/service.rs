@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::writer::IpcWriteOptions;
 use arrow_flight::sql::server::{DoPutError, FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
@@ -28,7 +28,7 @@ use super::statements::{Statement, Statements};
 use super::tokens::Tokens;
 use super::{actions, metadata, put};
 use crate::http::Metrics;
-use crate::query::{QueryService, StatementKind};
+use crate::query::{Prepared, QueryService, StatementKind};
 use crate::scheduling::Scheduler;
 use crate::session::{Session, SessionStore};
 
@@ -139,12 +139,9 @@ impl Parts {
         let principal = &result.session.principal;
         let statement_handle = self.tokens.result_ticket(&id, principal, self.pending.ttl()).into();
         let ticket = Ticket::new(TicketStatementQuery { statement_handle }.as_any().encode_to_vec());
-        // A statement that changes something promises no schema. A client that has none yet reads the beginning of the
-        // stream before it goes on, and that begins when the statement has run: nobody moves on from an INSERT, or
-        // closes its cursor, before it happened.
-        let schema = match result.prepared.kind {
-            StatementKind::Query => ipc_schema(&results::wire_schema(&result.prepared.schema))?,
-            StatementKind::Update | StatementKind::Command => Bytes::new(),
+        let schema = match promised_schema(&result.prepared) {
+            Some(schema) => ipc_schema(&schema)?,
+            None => Bytes::new(),
         };
         let mut info = FlightInfo::new()
             .with_descriptor(descriptor)
@@ -160,24 +157,36 @@ impl Parts {
     async fn run_promised(&self, session: &Session, ticket: &[u8]) -> Result<FlightStream> {
         let id = self.tokens.check_result_ticket(ticket, &session.principal)?;
         let PendingResult { session, prepared, parameters } = self.pending.take(&id, &session.principal.name)?;
-        let schema = results::wire_schema(&prepared.schema);
         let mut counted = self.metrics.query_started();
         let started = async {
             let running = self.queries.execute(&session, &prepared, parameters, Some(id)).await?;
+            let schema = promised_schema(&prepared).unwrap_or_else(|| results::wire_schema(&running.schema));
             match prepared.kind {
-                StatementKind::Query => Ok(running.rows),
-                // To the end, before the client hears a word: see `promise`.
-                StatementKind::Update | StatementKind::Command => results::read_whole(running.rows).await,
+                StatementKind::Query => Ok((running.rows, schema)),
+                // To the end, before the client hears a word: see `promised_schema`.
+                StatementKind::Update | StatementKind::Command => {
+                    Ok((results::read_whole(running.rows).await?, schema))
+                }
             }
         };
         match started.await {
-            Ok(rows) => Ok(results::stream_rows(rows, schema, counted, &self.metrics)),
+            Ok((rows, schema)) => Ok(results::stream_rows(rows, schema, counted, &self.metrics)),
             Err(error) => {
                 counted.failed(Error::code(&error));
                 Err(error)
             }
         }
     }
+}
+
+/// The columns that `GetFlightInfo` promises and the stream then has; `None` where it promises nothing.
+///
+/// A statement that changes something promises no schema. A client that has none yet reads the beginning of the stream before
+/// it goes on, and that begins when the statement has run: nobody moves on from an INSERT, or closes its cursor, before it
+/// happened. Nor does a query where a parameter's type is open: its columns are known when a value is bound.
+fn promised_schema(prepared: &Prepared) -> Option<SchemaRef> {
+    let open = prepared.parameters.fields().iter().any(|parameter| parameter.data_type().is_null());
+    (prepared.kind == StatementKind::Query && !open).then(|| results::wire_schema(&prepared.schema))
 }
 
 /// The schema in the encapsulated form that every client reads.

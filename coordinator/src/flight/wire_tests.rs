@@ -179,6 +179,20 @@ async fn prepared_statements_take_parameters() {
         let info = statement.execute().await.unwrap();
         let batches: Vec<RecordBatch> = ann.do_get(ticket(&info)).await.unwrap().try_collect().await.unwrap();
         assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().value(0), number + 1);
+        assert_eq!(batches[0].column(1).as_string::<i32>().value(0), "x");
     }
     statement.close().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore]
+async fn temporary_serve() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path()).await;
+    std::fs::write("/tmp/doors/port", format!("{} {}", server.flight_addr, server.http_addr)).unwrap();
+    for _ in 0..1200 {
+        if std::path::Path::new("/tmp/doors/stop").exists() { break; }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+    server.shutdown().await;
 }

@@ -440,7 +440,7 @@ mod tests {
     #[test]
     fn syntax_errors_have_their_place() {
         for (sql, place) in [
-            ("select\n  from where", "Line: 2, Column: 3"),
+            ("select\n  1 frm t", "Line: 2, Column: 9"),
             ("selec 1", "Line: 1, Column: 1"),
             ("select 1 from t where", "line 1, column 22"),
             ("show tables like", "line 1, column 17"),

@@ -26,7 +26,7 @@ use townlake_engine::error::from_datafusion;
 use townlake_engine::session::{base_config, state_builder};
 
 use super::parse::{name_of, normalize};
-use super::relation::{VersionedTables, versioned_names};
+use super::relation::{VersionedTables, table_functions, versioned_names};
 use super::settings::Effective;
 use crate::catalogs::{Catalogs, Current, TableName};
 
@@ -131,8 +131,13 @@ impl Planner<'_> {
         let (references, _) = datafusion::sql::resolve::resolve_table_references(&wrapped, true)
             .map_err(|error| from_datafusion(&error))?;
         let mut names: Vec<TableName> = Vec::new();
+        let functions = table_functions(statement);
         for reference in &references {
-            let name = self.current.table(&parts(reference))?;
+            let parts = parts(reference);
+            if functions.iter().any(|function| function.parts() == parts) {
+                continue;
+            }
+            let name = self.current.table(&parts)?;
             if !names.contains(&name) {
                 names.push(name);
             }
@@ -178,16 +183,22 @@ fn planning_error(statement: &AstStatement, state: &SessionState, error: &DataFu
     if typed.code() != ErrorCode::InvalidQuery {
         return typed;
     }
+    let mut called = table_functions(statement).into_iter().map(|name| name.to_string());
+    if let Some(name) = called.find(|name| !state.table_functions().contains_key(name)) {
+        return function_not_found(&name, state.table_functions().keys().map(String::as_str));
+    }
     let mut unknown = UnknownFunction { state };
     match statement.visit(&mut unknown) {
-        ControlFlow::Break(name) => {
-            let error = Error::new(ErrorCode::FunctionNotFound, format!("there is no function {name}"));
-            match nearest(&name, function_names(state)) {
-                Some(near) => error.with_hint(format!("did you mean {near}?")),
-                None => error,
-            }
-        }
+        ControlFlow::Break(name) => function_not_found(&name, function_names(state)),
         ControlFlow::Continue(()) => typed,
+    }
+}
+
+fn function_not_found<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Error {
+    let error = Error::new(ErrorCode::FunctionNotFound, format!("there is no function {name}"));
+    match nearest(name, known) {
+        Some(near) => error.with_hint(format!("did you mean {near}?")),
+        None => error,
     }
 }
 

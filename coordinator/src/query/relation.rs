@@ -77,6 +77,37 @@ pub(super) fn versioned_names(statement: &AstStatement) -> Result<Vec<(Name, Tab
     }
 }
 
+/// The names that the statement calls as table functions (`generate_series(1, 3)`) and does not also use as tables.
+pub(super) fn table_functions(statement: &AstStatement) -> Vec<Name> {
+    let mut uses = TableUses::default();
+    let _: ControlFlow<()> = statement.visit(&mut uses);
+    let TableUses { mut called, plain } = uses;
+    called.retain(|name| !plain.contains(name));
+    called
+}
+
+#[derive(Default)]
+struct TableUses {
+    called: Vec<Name>,
+    plain: Vec<Name>,
+}
+
+impl Visitor for TableUses {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, args, .. } = factor
+            && let Ok(name) = name_of(name)
+        {
+            match args {
+                Some(_) => self.called.push(name),
+                None => self.plain.push(name),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
 struct Collect {
     found: Vec<(Name, TableVersion)>,
 }

@@ -169,6 +169,8 @@ async fn what_a_principal_may_not_read_does_not_exist_for_it() {
     assert_eq!(door.error(&bob, "SELECT * FROM lake.z.orders").await.code(), ErrorCode::SchemaNotFound);
     assert_eq!(door.error(&bob, "SELECT idd FROM lake.s.orders").await.code(), ErrorCode::ColumnNotFound);
     assert_eq!(door.error(&bob, "SELECT coun(id) FROM lake.s.orders").await.code(), ErrorCode::FunctionNotFound);
+    assert_eq!(door.error(&bob, "SELECT * FROM read_csv('/etc/passwd')").await.code(), ErrorCode::FunctionNotFound);
+    assert_eq!(door.error(&bob, "SELECT * FROM '/etc/passwd'").await.code(), ErrorCode::TableNotFound);
     for sql in ["INSERT INTO lake.s.orders VALUES (1)", "DROP TABLE lake.s.orders", "CREATE TABLE lake.s.x AS SELECT 1 AS a"] {
         let error = door.error(&bob, sql).await;
         assert_eq!(error.code(), ErrorCode::PermissionDenied, "{sql}: {error}");
