@@ -1,1 +1,3 @@
+//! End to end: every test of the cluster and of the real servers, in one binary.
 
+mod postgres;

@@ -109,7 +109,7 @@ def test_a_session_keeps_its_schema(connection):
         ("SELECT * FROM lake.tpch.lineitm", ["TABLE_NOT_FOUND", "lineitem"]),
         ("SELECT o_totalprize FROM lake.tpch.orders", ["COLUMN_NOT_FOUND", "o_totalprice"]),
         ("SELECT 1 FROM nowhere.a.b", ["CATALOG_NOT_FOUND", "nowhere"]),
-        ("SELECT 1\nFROM lake.tpch.orders WHRE 1", ["SYNTAX_ERROR", "line 2"]),
+        ("SELECT 1\nFROM lake.tpch.orders WHRE 1", ["SYNTAX_ERROR", "Line: 2"]),
         ("SELECT 1; SELECT 2", ["NOT_ONE_STATEMENT"]),
         ("COPY lake.tpch.orders TO '/tmp/x.csv'", ["NOT_SUPPORTED"]),
         ("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'", ["NOT_SUPPORTED"]),

@@ -1,7 +1,8 @@
 """All 22 TPC-H queries, value by value, against DuckDB over the same files; `customer` and `nation` lie in Postgres."""
 
-import decimal
 import datetime
+import decimal
+import re
 from pathlib import Path
 
 import duckdb
@@ -41,13 +42,10 @@ def federated(demo):
 
 
 def qualified(sql):
-    """Table names with their catalogs. Whole words only; columns carry prefixes, so no column is hit."""
-    import re
-
-    for name in LAKE:
-        sql = re.sub(rf"(?<![\w.]){name}(?![\w(])", f"lake.tpch.{name}", sql)
-    for name in CRM:
-        sql = re.sub(rf"(?<![\w.]){name}(?![\w(])", f"crm.public.{name}", sql)
+    """Table names with their catalogs: where a FROM list names them, and nowhere else (`nation` is an alias too)."""
+    for catalog, names in (("lake.tpch", LAKE), ("crm.public", CRM)):
+        for name in names:
+            sql = re.sub(rf"((?:\bfrom|\bjoin|,)\s+){name}\b", rf"\1{catalog}.{name}", sql)
     return sql
 
 

@@ -1,1 +1,3 @@
-//! placeholder
+//! What the end-to-end tests share: real servers and how to start them.
+
+pub mod postgres;

@@ -11,7 +11,7 @@ use super::types::{COMMENT, Column, ColumnType, NOTE, Resolved, SOURCE_TYPE, cla
 use crate::{ForeignKey, SourceTable, TableKeys, TableKind};
 
 const SCHEMAS: &str = "SELECT nspname::text FROM pg_catalog.pg_namespace \
-     WHERE nspname !~ '^pg_(toast|temp)' AND pg_catalog.has_schema_privilege(oid, 'USAGE') ORDER BY 1";
+     WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND pg_catalog.has_schema_privilege(oid, 'USAGE') ORDER BY 1";
 
 /// Only what the connection's user may read: the rest would only fail.
 const TABLES: &str = "SELECT c.relname::text, c.relkind::text, pg_catalog.obj_description(c.oid, 'pg_class') \
@@ -65,6 +65,12 @@ const KEYS: &str = "SELECT k.conname::text, k.contype::text, \
        LEFT JOIN pg_catalog.pg_class fc ON fc.oid = k.confrelid LEFT JOIN pg_catalog.pg_namespace fn ON fn.oid = fc.relnamespace \
      WHERE n.nspname = $1::text AND c.relname = $2::text AND k.contype IN ('p', 'f') ORDER BY 1";
 
+/// Whether a schema is the server's own. These are neither listed nor read: all principals of a catalog share one
+/// account there, so that `pg_stat_activity`, for one, would show each the statements of the others.
+pub(crate) fn is_system(schema: &str) -> bool {
+    schema.starts_with("pg_") || schema == "information_schema"
+}
+
 /// A relation as it was when it was looked up.
 #[derive(Debug, Clone)]
 pub(crate) struct Relation {
@@ -110,7 +116,7 @@ pub(crate) struct Discovery<'a> {
 }
 
 impl Discovery<'_> {
-    /// The schemas that the connection's user may use, the server's own among them.
+    /// The schemas that the connection's user may use, without the server's own.
     pub async fn schemas(&self) -> Result<Vec<String>> {
         self.rows(SCHEMAS, &[], |row| row.try_get::<_, String>(0)).await
     }

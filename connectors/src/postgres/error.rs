@@ -26,6 +26,21 @@ impl Server {
         typed.with_source(error)
     }
 
+    /// A transaction that should join the query's snapshot could not begin.
+    pub fn lost_snapshot(&self, error: tokio_postgres::Error) -> Error {
+        // "invalid snapshot identifier" before 16, "snapshot does not exist" since.
+        let is_lost = [SqlState::INVALID_PARAMETER_VALUE, SqlState::UNDEFINED_OBJECT];
+        if !error.code().is_some_and(|code| is_lost.contains(code)) {
+            return self.error("join the query's snapshot", error);
+        }
+        let Self { catalog, host } = self;
+        let message = format!("catalog {catalog}: the query's snapshot in Postgres at {host} is gone");
+        Error::new(ErrorCode::SourceError, message)
+            .with_hint("the query or its coordinator ended, or the server restarted: run the query again")
+            .with_source(error)
+            .retryable()
+    }
+
     /// The server could not be reached in time.
     pub fn timed_out(&self, doing: &str) -> Error {
         let message = format!("catalog {}: Postgres at {} did not answer in time: {doing}", self.catalog, self.host);

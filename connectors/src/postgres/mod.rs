@@ -29,7 +29,7 @@ use datafusion::catalog::TableProvider;
 use townlake_common::config::PostgresCatalog;
 use townlake_common::{QueryContext, Result};
 
-use self::discovery::Discovery;
+use self::discovery::{Discovery, is_system};
 pub(crate) use self::pool::Pool;
 use self::pool::{Connection, Purpose};
 use self::provider::PostgresTable;
@@ -89,6 +89,9 @@ impl Source for PostgresSource {
     }
 
     async fn list_tables(&self, query: &QueryContext, schema: &str) -> Result<Vec<SourceTable>> {
+        if is_system(schema) {
+            return Ok(Vec::new());
+        }
         let connection = self.connect(query).await?;
         let tables = discovery(&connection)?.tables(schema).await?;
         connection.finish().await;
@@ -101,6 +104,9 @@ impl Source for PostgresSource {
         schema: &str,
         table: &str,
     ) -> Result<Option<Arc<dyn TableProvider>>> {
+        if is_system(schema) {
+            return Ok(None);
+        }
         let connection = self.connect(query).await?;
         let relation = discovery(&connection)?.relation(schema, table).await?;
         connection.finish().await;
@@ -110,6 +116,9 @@ impl Source for PostgresSource {
     }
 
     async fn keys(&self, query: &QueryContext, schema: &str, table: &str) -> Result<TableKeys> {
+        if is_system(schema) {
+            return Ok(TableKeys::default());
+        }
         let connection = self.connect(query).await?;
         let keys = discovery(&connection)?.keys(schema, table).await?;
         connection.finish().await;

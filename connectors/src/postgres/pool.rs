@@ -124,21 +124,24 @@ impl Pool {
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {adopt} SET LOCAL application_name = {name}; \
              SET LOCAL idle_in_transaction_session_timeout = 0"
         );
-        let doing = if snapshot.is_some() { "join the query's snapshot" } else { "begin a transaction" };
+        let refused = |error| match snapshot {
+            Some(_) => self.server.lost_snapshot(error),
+            None => self.server.error("begin a transaction", error),
+        };
         // An idle connection may have died unnoticed (a server that was restarted): then the next one, at last a new one.
         while let Some(wire) = self.take_idle() {
             let connection = self.lend(wire, permits.clone());
             match timeout(self.connect_timeout, connection.client()?.batch_execute(&begin)).await {
                 Ok(Ok(())) => return Ok(connection),
-                Ok(Err(error)) if error.as_db_error().is_some() => return Err(self.server.error(doing, error)),
+                Ok(Err(error)) if error.as_db_error().is_some() => return Err(refused(error)),
                 _ => drop(connection),
             }
         }
         let connection = self.lend(self.connect().await?, permits);
         match timeout(self.connect_timeout, connection.client()?.batch_execute(&begin)).await {
             Ok(Ok(())) => Ok(connection),
-            Ok(Err(error)) => Err(self.server.error(doing, error)),
-            Err(_) => Err(self.server.timed_out(doing)),
+            Ok(Err(error)) => Err(refused(error)),
+            Err(_) => Err(self.server.timed_out("begin a transaction")),
         }
     }
 

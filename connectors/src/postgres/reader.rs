@@ -11,6 +11,7 @@ use tokio_postgres::CopyOutStream;
 use townlake_common::{Error, ErrorCode, QueryId, Result};
 
 use super::copy::CopyFrames;
+use super::error::Server;
 use super::pool::{Connection, Pool, Purpose};
 use super::recipe::{Recipe, Split};
 use super::values::{ColumnBuilder, ValueFault};
@@ -49,10 +50,10 @@ pub(crate) struct SplitReader {
     frames: CopyFrames,
     columns: Vec<ColumnBuilder>,
     metrics: ScanMetrics,
-    /// Whether the server has said that there is no more: the stream must not be asked again.
-    ended: bool,
-    // After `rows`: the stream goes before the connection that carries it.
-    connection: Connection,
+    server: Server,
+    /// Until the server has said that there is no more; the stream must not be asked again after that. It stands after
+    /// `rows`: the stream goes before the connection that carries it.
+    connection: Option<Connection>,
 }
 
 impl SplitReader {
@@ -65,7 +66,7 @@ impl SplitReader {
         metrics.splits.add(1);
         let sql = format!("COPY ({}) TO STDOUT (FORMAT binary)", recipe.select(split));
         let started = connection.client()?.copy_out(&sql).await;
-        let rows = started.map_err(|error| connection.server().error(&reading(recipe), error))?;
+        let rows = started.map_err(|error| pool.server().error(&reading(recipe), error))?;
         Ok(Self {
             schema: recipe.arrow_schema(),
             rows: Box::pin(rows),
@@ -73,22 +74,25 @@ impl SplitReader {
             columns: recipe.columns.iter().map(|column| ColumnBuilder::new(column.column_type)).collect(),
             recipe: Arc::clone(recipe),
             metrics: metrics.clone(),
-            ended: false,
-            connection,
+            server: pool.server().clone(),
+            connection: Some(connection),
         })
     }
 
     /// The next batch, and the reader for the one after it; `None` when the split is read to its end.
     pub async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
         let (mut rows, mut bytes) = (0usize, 0usize);
-        while !self.ended && rows < BATCH_ROWS && bytes < BATCH_BYTES {
+        while self.connection.is_some() && rows < BATCH_ROWS && bytes < BATCH_BYTES {
             let chunk = self.rows.try_next().await;
-            let chunk = chunk.map_err(|error| self.connection.server().error(&reading(&self.recipe), error))?;
+            let chunk = chunk.map_err(|error| self.server.error(&reading(&self.recipe), error))?;
             let Some(chunk) = chunk else {
                 if !self.frames.is_done() {
-                    return Err(self.connection.server().corrupt("a COPY that ends early"));
+                    return Err(self.server.corrupt("a COPY that ends early"));
                 }
-                self.ended = true;
+                // Not at the next call: whoever has all rows that it wants may never make it.
+                if let Some(connection) = self.connection.take() {
+                    connection.finish_later();
+                }
                 break;
             };
             self.metrics.bytes_read.add(chunk.len());
@@ -96,10 +100,9 @@ impl SplitReader {
             let _timer = self.metrics.baseline.elapsed_compute().timer();
             self.frames.push(&chunk);
             rows += append(&mut self.frames, &mut self.columns)
-                .map_err(|fault| fault.into_error(&self.recipe, &self.connection))?;
+                .map_err(|fault| fault.into_error(&self.recipe, &self.server))?;
         }
         if rows == 0 {
-            self.connection.finish().await;
             return Ok(None);
         }
         let batch = self.batch(rows)?;
@@ -137,12 +140,12 @@ fn append(frames: &mut CopyFrames, columns: &mut [ColumnBuilder]) -> std::result
 }
 
 impl Fault {
-    fn into_error(self, recipe: &Recipe, connection: &Connection) -> Error {
+    fn into_error(self, recipe: &Recipe, server: &Server) -> Error {
         let column = |index: usize| recipe.columns.get(index).map_or("?", |column| column.name.as_str());
         match self {
-            Self::Frame(what) => connection.server().corrupt(what),
+            Self::Frame(what) => server.corrupt(what),
             Self::Value { column: index, fault: ValueFault::Malformed } => {
-                connection.server().corrupt(&format!("a value of column {}.{}", name(recipe), column(index)))
+                server.corrupt(&format!("a value of column {}.{}", name(recipe), column(index)))
             }
             Self::Value { column: index, fault: ValueFault::NotRepresentable(what) } => {
                 let message = format!(

@@ -1,10 +1,12 @@
 //! Servers that are down, closed, restarted or not who they should be.
 
+use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionContext;
+use futures::StreamExt;
 use townlake_common::{Error, ErrorCode};
 use townlake_tests::postgres::{PASSWORD, Postgres};
 
-use super::{Crm, collect, connections, query, session};
+use super::{Crm, collect, connections, query, session, typed};
 
 async fn schemas(url: &str, keys: &str) -> Result<Vec<String>, Error> {
     connections(url, keys).source("crm").unwrap().list_schemas(&query()).await
@@ -70,6 +72,14 @@ async fn refusals_are_typed() {
     assert!(error.message().contains("public.broken") && error.message().contains("22012"), "{error}");
     let error = crm.query(&["quoting"], "SELECT * FROM quoting").await.unwrap_err();
     assert!(!error.to_string().contains("secret-data"), "an error text quotes no row: {error}");
+
+    let ended = query();
+    let (plan, _) = crm.plan(&ended, &["t"], "SELECT * FROM t").await;
+    drop(ended);
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let mut stream = execute_stream(plan, session(&query(), &crm.connections, 2).task_ctx()).unwrap();
+    let error = typed(stream.next().await.unwrap().unwrap_err());
+    assert!(error.is_retryable() && error.message().contains("snapshot in Postgres"), "{error}");
 
     let query = query();
     let session = crm.session(&query, 2, &["t"]).await;

@@ -241,8 +241,11 @@ async fn a_stream_that_is_dropped_ends_its_statement_on_the_server() {
     let sql = "CREATE FUNCTION slow(i int8) RETURNS text LANGUAGE sql VOLATILE AS 'SELECT pg_sleep(0.002)::text || i';
         CREATE VIEW sleepy AS SELECT slow(generate_series(1, 1000000000)) AS s;
         CREATE VIEW wide AS SELECT generate_series(1, 1000000000) AS id, repeat('x', 1000) AS s;
+        CREATE VIEW watched AS SELECT current_setting('client_connection_check_interval') AS every;
         CREATE VIEW silent AS SELECT count(*) AS n FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b;";
     let Some(crm) = Crm::new("cancelled", sql).await else { return };
+    let watched = crm.show(&["watched"], "SELECT every FROM watched").await;
+    assert!(watched.contains("| 1s "), "a killed executor is noticed by the server itself: {watched}");
     // Waiting for rows, blocked by a reader that does not read, and computing without sending anything.
     for (table, batches) in [("sleepy", 0), ("wide", 2), ("silent", 0)] {
         let query = query();
