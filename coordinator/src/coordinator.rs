@@ -85,7 +85,8 @@ impl Coordinator {
         let sweeper = tokio::spawn(sweep(service.clone())).abort_handle();
         let mut doors = JoinSet::new();
         doors.spawn(flight::serve(flight_listener, Door::new(admission, service), closing.clone()));
-        let http_door = HttpDoor { metrics, scheduler: Arc::clone(&scheduler), store, sessions, stopping: closing.clone() };
+        let http_door =
+            HttpDoor { metrics, scheduler: Arc::clone(&scheduler), store, sessions, stopping: closing.clone() };
         doors.spawn(http::serve(http_listener, http_door));
 
         undo.disarm();

@@ -9,7 +9,9 @@
 //!   nothing travels that is not compacted: the sort writer compacts by itself, our engine compacts under the passthrough
 //!   writers, and results are cut and compacted in the coordinator ([`crate::batches`]).
 //! - **Dynamic filters off**, as in Ballista: across stages the scan would wait for ever.
-//! - **Parquet predicates evaluated while reading** (late materialisation), with page index and bloom filters.
+//! - **Parquet predicates prune and do not filter while reading** (`pushdown_filters = false`, DataFusion's default): row
+//!   groups, pages and bloom filters are pruned either way. Late materialisation was measured 1.5 to 2.9 times slower on four
+//!   of seven scans of local files and up to 1.5 times faster on two; a session may switch it on.
 //!
 //! The coordinator sends these entries as text with each task and they win over the executor's own: a secret must never be
 //! a configuration entry. Extensions (objects) do not travel; each side installs its own.
@@ -49,7 +51,7 @@ pub fn base_config(target_partitions: usize) -> SessionConfig {
         .set_u64(BALLISTA_CLIENT_IO_RETRY_WAIT_TIME_MS, 500);
     let options = config.options_mut();
     options.optimizer.prefer_hash_join = true;
-    options.execution.parquet.pushdown_filters = true;
+    options.execution.parquet.pushdown_filters = false;
     options.execution.parquet.schema_force_view_types = true;
     options.sql_parser.map_string_types_to_utf8view = true;
     options.execution.time_zone = Some("UTC".to_string());
@@ -91,7 +93,7 @@ mod tests {
         assert_eq!(config.target_partitions(), 7);
         assert!(!config.ballista_adaptive_query_planner_enabled());
         assert!(options.optimizer.prefer_hash_join);
-        assert!(options.execution.parquet.pushdown_filters);
+        assert!(!options.execution.parquet.pushdown_filters);
         assert!(!options.optimizer.enable_dynamic_filter_pushdown);
         assert!(!options.optimizer.enable_join_dynamic_filter_pushdown);
         assert!(!options.optimizer.enable_round_robin_repartition);

@@ -1,3 +1,5 @@
 //! What the end-to-end tests share: real servers and how to start them.
 
+pub mod bed;
 pub mod postgres;
+pub mod town;

@@ -66,7 +66,8 @@ impl Current {
             ([schema], Some(catalog)) => Ok((catalog.clone(), schema.clone())),
             ([schema], None) => {
                 let message = format!("schema {schema} is not found: no catalog is current");
-                Err(Error::new(ErrorCode::SchemaNotFound, message).with_hint("write catalog.schema, or USE catalog.schema"))
+                Err(Error::new(ErrorCode::SchemaNotFound, message)
+                    .with_hint("write catalog.schema, or USE catalog.schema"))
             }
             _ => Err(too_many(parts)),
         }

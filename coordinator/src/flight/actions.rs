@@ -23,7 +23,10 @@ pub fn offered() -> Vec<ActionType> {
         ("CancelQuery", "Cancels a query (older clients). ActionCancelQueryRequest → ActionCancelQueryResult"),
         (CANCEL, "Cancels a query. CancelFlightInfoRequest → CancelFlightInfoResult"),
         (session_actions::SET, "Sets catalog, schema and settings. SetSessionOptionsRequest → SetSessionOptionsResult"),
-        (session_actions::GET, "Tells catalog, schema and settings. GetSessionOptionsRequest → GetSessionOptionsResult"),
+        (
+            session_actions::GET,
+            "Tells catalog, schema and settings. GetSessionOptionsRequest → GetSessionOptionsResult",
+        ),
         (session_actions::CLOSE, "Ends the session. CloseSessionRequest → CloseSessionResult"),
         (PROGRESS_ACTION, "Tells how far a query is. Query id → JSON"),
     ]

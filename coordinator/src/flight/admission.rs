@@ -237,7 +237,9 @@ mod tests {
             let again = admission.admit(&headers(&ann, Some(cookie))).await.unwrap();
             assert_eq!(again.session.current().0.as_deref(), Some("lake"));
         }
-        for (authorization, cookie) in [(basic("bob:other"), &kept), (basic("bob:other"), &offered), (String::new(), &kept)] {
+        for (authorization, cookie) in
+            [(basic("bob:other"), &kept), (basic("bob:other"), &offered), (String::new(), &kept)]
+        {
             let refused = code(&admission, &headers(&authorization, Some(cookie))).await;
             assert_eq!(refused, Some(ErrorCode::SessionNotFound));
         }

@@ -142,7 +142,12 @@ impl FlightService for Door {
         let (request, caller) = self.admit(request).await?;
         let info = self.flight_info(request).await;
         let poll = info.map(|info| {
-            info.map(|info| PollInfo { info: Some(info), flight_descriptor: None, progress: Some(1.0), expiration_time: None })
+            info.map(|info| PollInfo {
+                info: Some(info),
+                flight_descriptor: None,
+                progress: Some(1.0),
+                expiration_time: None,
+            })
         });
         self.answer(&caller, poll)
     }

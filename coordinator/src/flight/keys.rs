@@ -78,7 +78,8 @@ pub async fn primary(browser: &Browser<'_>, command: CommandGetPrimaryKeys) -> R
     for place in places(browser, command.catalog, command.db_schema, &command.table).await? {
         let keys = browser.catalogs.keys(&browser.query, &place.catalog, &place.schema, &place.table).await?;
         for (column, sequence) in keys.primary.into_iter().zip(1..) {
-            let place = Place { catalog: place.catalog.clone(), schema: place.schema.clone(), table: place.table.clone() };
+            let place =
+                Place { catalog: place.catalog.clone(), schema: place.schema.clone(), table: place.table.clone() };
             rows.push((place, column, sequence));
         }
     }
@@ -110,7 +111,9 @@ pub async fn exported(browser: &Browser<'_>, command: CommandGetExportedKeys) ->
         for (catalog, schema) in browser.schemas_like(Some(&place.catalog), None).await? {
             for table in browser.catalogs.list_tables(&browser.query, &catalog, &schema).await? {
                 let references = references_of(browser, &catalog, &schema, &table.name).await?;
-                found.extend(references.into_iter().filter(|r| r.to.schema == place.schema && r.to.table == place.table));
+                found.extend(
+                    references.into_iter().filter(|r| r.to.schema == place.schema && r.to.table == place.table),
+                );
             }
         }
     }

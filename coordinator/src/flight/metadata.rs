@@ -39,11 +39,8 @@ pub fn schema_of(command: &Command) -> Result<Option<SchemaRef>> {
 ///
 /// Errors: what a catalog that the command names reports. One that it does not name and that is down is left out.
 pub async fn answer(catalogs: &Catalogs, session: &Session, command: Command) -> Result<Option<RecordBatch>> {
-    let browser = Browser {
-        catalogs,
-        session,
-        query: QueryContext::new(QueryId::generate(), session.principal.clone()),
-    };
+    let browser =
+        Browser { catalogs, session, query: QueryContext::new(QueryId::generate(), session.principal.clone()) };
     Ok(Some(match command {
         Command::CommandGetCatalogs(command) => browser.catalogs(command)?,
         Command::CommandGetDbSchemas(command) => browser.schemas(command).await?,
@@ -90,7 +87,8 @@ impl Browser<'_> {
     }
 
     async fn tables(&self, command: CommandGetTables) -> Result<RecordBatch> {
-        let schemas = self.schemas_like(command.catalog.as_deref(), command.db_schema_filter_pattern.as_deref()).await?;
+        let schemas =
+            self.schemas_like(command.catalog.as_deref(), command.db_schema_filter_pattern.as_deref()).await?;
         let mut found = Vec::new();
         for (catalog, schema) in schemas {
             let listed = self.catalogs.list_tables(&self.query, &catalog, &schema).await;
@@ -99,7 +97,9 @@ impl Browser<'_> {
             let matches = matching(&names, command.table_name_filter_pattern.as_deref())?;
             for ((name, kind), matches) in names.into_iter().zip(kinds).zip(matches) {
                 let kind = kind_name(kind);
-                if matches && (command.table_types.is_empty() || command.table_types.iter().any(|wanted| wanted == kind)) {
+                if matches
+                    && (command.table_types.is_empty() || command.table_types.iter().any(|wanted| wanted == kind))
+                {
                     found.push((catalog.clone(), schema.clone(), name, kind));
                 }
             }
@@ -109,7 +109,7 @@ impl Browser<'_> {
         for found in found.chunks(CONCURRENT_LOADS) {
             let columns = match include_schema {
                 true => self.all_columns(found, named).await?,
-                false => vec![Arc::new(Schema::empty()); found.len()],
+                false => found.iter().map(|_| Arc::new(Schema::empty())).collect(),
             };
             for ((catalog, schema, table, kind), columns) in found.iter().zip(columns) {
                 rows.append(catalog, schema, table, kind, &columns).map_err(unbuildable)?;
@@ -187,9 +187,8 @@ pub fn kind_name(kind: TableKind) -> &'static str {
 /// Which names are like the pattern (`%`, `_`, `\` escapes); all, without one.
 fn matching(names: &[String], pattern: Option<&str>) -> Result<Vec<bool>> {
     let Some(pattern) = pattern else { return Ok(vec![true; names.len()]) };
-    let matches = like(&StringArray::from_iter_values(names), &StringArray::new_scalar(pattern)).map_err(|e| {
-        Error::new(ErrorCode::InvalidArgument, "the filter pattern cannot be used").with_source(e)
-    })?;
+    let matches = like(&StringArray::from_iter_values(names), &StringArray::new_scalar(pattern))
+        .map_err(|e| Error::new(ErrorCode::InvalidArgument, "the filter pattern cannot be used").with_source(e))?;
     Ok(matches.iter().map(|matches| matches == Some(true)).collect())
 }
 

@@ -11,8 +11,8 @@
 //! | `metadata`, `keys`, `sql_info` | catalogs, tables, keys, capabilities |
 //! | `actions` | cancel, progress, session options |
 
-pub mod admission;
 mod actions;
+pub mod admission;
 pub mod credentials;
 mod door;
 mod keys;

@@ -56,7 +56,8 @@ pub async fn run_update(
 /// The number in the one column of an update's answer.
 fn count(batch: &RecordBatch) -> Result<i64> {
     let Some(column) = batch.columns().first() else { return Ok(0) };
-    let counts = cast(column, &DataType::Int64).map_err(|e| Error::internal("an update gave no count").with_source(e))?;
+    let counts =
+        cast(column, &DataType::Int64).map_err(|e| Error::internal("an update gave no count").with_source(e))?;
     Ok(counts.as_primitive::<Int64Type>().iter().flatten().sum())
 }
 

@@ -36,16 +36,14 @@ pub const MAX_MESSAGE: usize = 64 << 20;
 /// clients do not read them, so they leave as plain arrays.
 pub fn wire_schema(schema: &Schema) -> SchemaRef {
     let fields: Fields = schema.fields().iter().map(wire_field).collect();
-    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+    Arc::new(Schema::new(fields))
 }
 
+/// Of a field's metadata a client is told its extension type (uuid, for one), not the ids of our files.
 fn wire_field(field: &FieldRef) -> FieldRef {
-    let data_type = wire_type(field.data_type());
-    if data_type == *field.data_type() {
-        return Arc::clone(field);
-    }
-    let plain = Field::new(field.name(), data_type, field.is_nullable());
-    Arc::new(plain.with_metadata(field.metadata().clone()))
+    let metadata = field.metadata().iter().filter(|(key, _)| key.starts_with("ARROW:extension:"));
+    let metadata = metadata.map(|(key, value)| (key.clone(), value.clone())).collect();
+    Arc::new(Field::new(field.name(), wire_type(field.data_type()), field.is_nullable()).with_metadata(metadata))
 }
 
 fn wire_type(data_type: &DataType) -> DataType {
@@ -105,7 +103,8 @@ pub fn stream_rows(
     metrics: &Arc<Metrics>,
 ) -> FlightStream {
     let promised = Arc::clone(&schema);
-    let frames = rows.map(move |batch| batch.map_err(|e| from_datafusion(&e)).and_then(|batch| frames(&batch, &promised)));
+    let frames =
+        rows.map(move |batch| batch.map_err(|e| from_datafusion(&e)).and_then(|batch| frames(&batch, &promised)));
     // The end of the rows is an item too: it tells `running`, which otherwise counts a client that went away.
     let frames = frames.map(Some).chain(stream::once(std::future::ready(None))).filter_map(move |frames| {
         match &frames {
@@ -161,7 +160,8 @@ mod tests {
     use arrow_flight::decode::FlightRecordBatchStream;
 
     fn views(rows: usize, bytes: usize) -> RecordBatch {
-        let text: ArrayRef = Arc::new(StringViewArray::from_iter_values((0..rows).map(|i| format!("{}{i:05}", "0".repeat(bytes)))));
+        let text: ArrayRef =
+            Arc::new(StringViewArray::from_iter_values((0..rows).map(|i| format!("{}{i:05}", "0".repeat(bytes)))));
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows as i64));
         let mut lists = ListBuilder::new(StringViewBuilder::new());
         for i in 0..rows {

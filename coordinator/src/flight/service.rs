@@ -8,12 +8,14 @@ use arrow::ipc::writer::IpcWriteOptions;
 use arrow_flight::sql::server::{DoPutError, FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
     ActionBeginTransactionRequest, ActionBeginTransactionResult, ActionCancelQueryRequest, ActionCancelQueryResult,
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any,
-    Command, CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementIngest,
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
+    Any, Command, CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementIngest,
     CommandStatementQuery, CommandStatementUpdate, DoPutPreparedStatementResult, ProstMessageExt, SqlInfo,
     TicketStatementQuery,
 };
-use arrow_flight::{Action, FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, SchemaResult, Ticket};
+use arrow_flight::{
+    Action, FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, SchemaResult, Ticket,
+};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use prost::Message;
@@ -87,7 +89,11 @@ impl FlightSql {
     }
 
     /// What `GetSchema` answers: the columns of a statement that is not run.
-    pub(super) async fn schema_of(&self, session: &Arc<Session>, descriptor: &FlightDescriptor) -> Result<SchemaResult> {
+    pub(super) async fn schema_of(
+        &self,
+        session: &Arc<Session>,
+        descriptor: &FlightDescriptor,
+    ) -> Result<SchemaResult> {
         let schema = match command_of(&descriptor.cmd) {
             Some(Command::CommandStatementQuery(query)) => {
                 results::wire_schema(&self.0.queries.prepare(session, &query.query).await?.schema)
@@ -322,7 +328,11 @@ impl FlightSqlService for FlightSql {
         let parameter_schema = ipc_schema(&put::parameter_schema(&prepared.parameters))?;
         let id = self.0.statements.open(&session, prepared)?;
         let handle = self.0.tokens.statement_handle(&id, &session.principal, STATEMENT_HANDLE_TTL);
-        Ok(ActionCreatePreparedStatementResult { prepared_statement_handle: handle.into(), dataset_schema, parameter_schema })
+        Ok(ActionCreatePreparedStatementResult {
+            prepared_statement_handle: handle.into(),
+            dataset_schema,
+            parameter_schema,
+        })
     }
 
     async fn do_action_close_prepared_statement(

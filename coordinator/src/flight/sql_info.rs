@@ -57,7 +57,10 @@ fn make_capabilities() -> SqlInfoDataBuilder {
     info.append(SqlInfo::SqlDdlTable, true);
     info.append(SqlInfo::SqlIdentifierCase, SqlSupportedCaseSensitivity::SqlCaseSensitivityLowercase as i32);
     info.append(SqlInfo::SqlIdentifierQuoteChar, "\"");
-    info.append(SqlInfo::SqlQuotedIdentifierCase, SqlSupportedCaseSensitivity::SqlCaseSensitivityCaseInsensitive as i32);
+    info.append(
+        SqlInfo::SqlQuotedIdentifierCase,
+        SqlSupportedCaseSensitivity::SqlCaseSensitivityCaseInsensitive as i32,
+    );
     info.append(SqlInfo::SqlAllTablesAreSelectable, true);
     info.append(SqlInfo::SqlNullOrdering, SqlNullOrdering::SqlNullsSortedHigh as i32);
     info.append(SqlInfo::SqlKeywords, KEYWORDS);
@@ -121,19 +124,52 @@ const UNLIMITED: &[SqlInfo] = &[
 const KEYWORDS: &[&str] = &["describe", "explain", "ilike", "limit", "offset", "qualify", "show", "use"];
 
 const NUMERIC_FUNCTIONS: &[&str] = &[
-    "abs", "acos", "asin", "atan", "atan2", "ceil", "cos", "cot", "degrees", "exp", "floor", "ln", "log", "log10", "log2",
-    "pi", "power", "radians", "random", "round", "signum", "sin", "sqrt", "tan", "trunc",
+    "abs", "acos", "asin", "atan", "atan2", "ceil", "cos", "cot", "degrees", "exp", "floor", "ln", "log", "log10",
+    "log2", "pi", "power", "radians", "random", "round", "signum", "sin", "sqrt", "tan", "trunc",
 ];
 
 const STRING_FUNCTIONS: &[&str] = &[
-    "ascii", "btrim", "char_length", "chr", "concat", "concat_ws", "initcap", "left", "length", "levenshtein", "lower",
-    "lpad", "ltrim", "octet_length", "repeat", "replace", "reverse", "right", "rpad", "rtrim", "split_part", "strpos",
-    "substr", "translate", "upper",
+    "ascii",
+    "btrim",
+    "char_length",
+    "chr",
+    "concat",
+    "concat_ws",
+    "initcap",
+    "left",
+    "length",
+    "levenshtein",
+    "lower",
+    "lpad",
+    "ltrim",
+    "octet_length",
+    "repeat",
+    "replace",
+    "reverse",
+    "right",
+    "rpad",
+    "rtrim",
+    "split_part",
+    "strpos",
+    "substr",
+    "translate",
+    "upper",
 ];
 
 const DATETIME_FUNCTIONS: &[&str] = &[
-    "current_date", "current_time", "current_timestamp", "date_bin", "date_part", "date_trunc", "extract", "from_unixtime",
-    "make_date", "now", "to_char", "to_date", "to_timestamp",
+    "current_date",
+    "current_time",
+    "current_timestamp",
+    "date_bin",
+    "date_part",
+    "date_trunc",
+    "extract",
+    "from_unixtime",
+    "make_date",
+    "now",
+    "to_char",
+    "to_date",
+    "to_timestamp",
 ];
 
 fn make_types() -> XdbcTypeInfoDataBuilder {

@@ -67,7 +67,8 @@ impl Tokens {
     /// The value of the session cookie.
     pub fn cookie(&self, session: &Session) -> String {
         let mark = if session.is_kept() { COOKIE_KEPT } else { COOKIE_OFFERED };
-        let signed = self.sign(Purpose::Session, format!("{mark}{}", session.id), &session.principal, SESSION_CLAIM_TTL);
+        let signed =
+            self.sign(Purpose::Session, format!("{mark}{}", session.id), &session.principal, SESSION_CLAIM_TTL);
         URL_SAFE_NO_PAD.encode(signed)
     }
 

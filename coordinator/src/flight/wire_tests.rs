@@ -6,7 +6,7 @@ use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Int64Type;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::client::FlightSqlServiceClient;
-use arrow_flight::sql::{CommandGetTables, SqlInfo};
+use arrow_flight::sql::{CommandGetTables, CommandGetXdbcTypeInfo, SqlInfo};
 use arrow_flight::{Action, FlightInfo, Ticket};
 use futures::TryStreamExt;
 use tonic::Request;
@@ -80,7 +80,11 @@ async fn rows(client: &mut Client, sql: &str) -> Vec<RecordBatch> {
 fn code<T, E: std::fmt::Display>(outcome: Result<T, E>) -> String {
     let text = outcome.err().expect("an error").to_string();
     let known = townlake_common::ErrorCode::ALL.iter().map(|code| code.as_str());
-    known.filter(|known| text.contains(&format!("{known}: "))).max_by_key(|known| known.len()).unwrap_or(&text).to_string()
+    known
+        .filter(|known| text.contains(&format!("{known}: ")))
+        .max_by_key(|known| known.len())
+        .unwrap_or(&text)
+        .to_string()
 }
 
 #[tokio::test]
@@ -157,6 +161,9 @@ async fn a_session_remembers_and_its_end_is_told() {
     assert_eq!(hidden.iter().map(RecordBatch::num_rows).sum::<usize>(), 0);
     let info = ann.get_sql_info(vec![SqlInfo::FlightSqlServerName]).await.unwrap();
     ann.do_get(ticket(&info)).await.unwrap().try_collect::<Vec<_>>().await.unwrap();
+    let info = ann.get_xdbc_type_info(CommandGetXdbcTypeInfo { data_type: None }).await.unwrap();
+    let types: Vec<RecordBatch> = ann.do_get(ticket(&info)).await.unwrap().try_collect().await.unwrap();
+    assert_eq!(types.iter().map(RecordBatch::num_rows).sum::<usize>(), 13);
 
     let close = Request::new(Action::new(super::session_actions::CLOSE, ""));
     ann.do_action(close).await.unwrap();
@@ -182,17 +189,4 @@ async fn prepared_statements_take_parameters() {
         assert_eq!(batches[0].column(1).as_string::<i32>().value(0), "x");
     }
     statement.close().await.unwrap();
-}
-
-#[tokio::test]
-#[ignore]
-async fn temporary_serve() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = start(folder.path()).await;
-    std::fs::write("/tmp/doors/port", format!("{} {}", server.flight_addr, server.http_addr)).unwrap();
-    for _ in 0..1200 {
-        if std::path::Path::new("/tmp/doors/stop").exists() { break; }
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    }
-    server.shutdown().await;
 }

@@ -64,7 +64,8 @@ fn clause_range(tokens: &[TokenWithSpan]) -> (usize, usize) {
         if is_keyword(token, Keyword::AS) {
             return (from.unwrap_or(index), index);
         }
-        let opens = is_word(token, "partitioned") || is_keyword(token, Keyword::COMMENT) || is_keyword(token, Keyword::WITH);
+        let opens =
+            is_word(token, "partitioned") || is_keyword(token, Keyword::COMMENT) || is_keyword(token, Keyword::WITH);
         if opens && from.is_none() {
             from = Some(index);
         }
@@ -92,7 +93,7 @@ fn clauses(parser: &mut Parser<'_>) -> Result<TableClauses, ParserError> {
             clauses.partition = parenthesized(parser, partition_field)?;
         } else if is_keyword(Some(&token), Keyword::COMMENT) && clauses.comment.is_none() {
             parser.next_token();
-            parser.consume_token(&Token::Eq);
+            let _optional = parser.consume_token(&Token::Eq);
             clauses.comment = Some(parser.parse_literal_string()?);
         } else if is_keyword(Some(&token), Keyword::WITH) && clauses.properties.is_empty() {
             parser.next_token();
@@ -208,7 +209,12 @@ fn check(create: &CreateTable) -> Result<()> {
         for option in &column.options {
             match &option.option {
                 ColumnOption::Null | ColumnOption::NotNull => {}
-                _ => return refuse(&format!("`{}` at column {}", option.option, column.name), "only NOT NULL is offered"),
+                _ => {
+                    return refuse(
+                        &format!("`{}` at column {}", option.option, column.name),
+                        "only NOT NULL is offered",
+                    );
+                }
             }
         }
     }
@@ -243,7 +249,8 @@ mod tests {
 
     #[test]
     fn as_query_keeps_the_querys_own_with() {
-        let create = create("create table a.b.with_x partitioned by (day(d)) as with q as (select 1 as d) select * from q");
+        let create =
+            create("create table a.b.with_x partitioned by (day(d)) as with q as (select 1 as d) select * from q");
         assert!(create.as_query);
         assert_eq!(create.name.to_string(), "a.b.with_x");
         assert_eq!(create.partition.len(), 1);

@@ -18,7 +18,7 @@ use townlake_common::{Error, ErrorCode, Result};
 use townlake_engine::error::from_datafusion;
 
 use super::parameters::bind;
-use super::placement::{Placement, placement};
+use super::placement::{Placement, placement, yielding};
 use super::planner::Planned;
 use super::registry::Tracked;
 use super::rows::{Source, one_batch};
@@ -91,7 +91,10 @@ impl Run<'_> {
             Placement::Cluster => texts.extend(stages(physical, state, verbose)),
             Placement::Memory => texts.push(("stages".to_string(), "none: runs in the coordinator".to_string())),
             Placement::Local => {
-                texts.push(("stages".to_string(), "none: one tiny scan, which the coordinator reads itself".to_string()));
+                texts.push((
+                    "stages".to_string(),
+                    "none: one tiny scan, which the coordinator reads itself".to_string(),
+                ));
             }
         }
         texts
@@ -118,6 +121,8 @@ async fn analyze(
     verbose: bool,
 ) -> Result<Texts> {
     let here = placement(&physical, always_cluster) != Placement::Cluster;
+    // The plan that runs is the one whose metrics are shown.
+    let physical = if here { yielding(physical)? } else { physical };
     let began = Instant::now();
     let run = Arc::clone(&service).run_plan(Arc::clone(&tracked), Arc::clone(&physical), state, always_cluster);
     let mut rows = run.await?;
@@ -170,7 +175,8 @@ fn stage_text(stage: &StageStats) -> String {
 /// The stages into which Ballista's planner cuts the plan: each is run by several tasks, and its output is exchanged.
 fn stages(physical: &Arc<dyn ExecutionPlan>, state: &SessionState, verbose: bool) -> Texts {
     let job = JobId::new("explain".to_string());
-    let planned = DefaultDistributedPlanner::new().plan_query_stages(&job, Arc::clone(physical), state.config_options());
+    let planned =
+        DefaultDistributedPlanner::new().plan_query_stages(&job, Arc::clone(physical), state.config_options());
     match planned {
         Ok(stages) => {
             let text = |stage: &dyn ExecutionPlan| displayable(stage).indent(verbose).to_string();
@@ -188,7 +194,8 @@ fn time(duration: Duration) -> String {
 }
 
 fn batch(texts: Texts) -> Result<RecordBatch> {
-    let (kinds, plans): (Vec<_>, Vec<_>) = texts.into_iter().map(|(kind, plan)| (kind, plan.trim_end().to_string())).unzip();
+    let (kinds, plans): (Vec<_>, Vec<_>) =
+        texts.into_iter().map(|(kind, plan)| (kind, plan.trim_end().to_string())).unzip();
     let columns: Vec<datafusion::arrow::array::ArrayRef> =
         vec![Arc::new(StringArray::from(kinds)), Arc::new(StringArray::from(plans))];
     RecordBatch::try_new(schema(), columns)

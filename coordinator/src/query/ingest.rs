@@ -166,7 +166,8 @@ fn in_columns_of(table: &LoadedTable, data: SendableRecordBatchStream) -> Result
     }
     let columns: Vec<Option<usize>> = wanted.fields().iter().map(|field| given.index_of(field.name()).ok()).collect();
     let schema = Arc::clone(&wanted);
-    let batches = data.map(move |batch| batch.and_then(|batch| project(&batch, &columns, &wanted).map_err(to_datafusion)));
+    let batches =
+        data.map(move |batch| batch.and_then(|batch| project(&batch, &columns, &wanted).map_err(to_datafusion)));
     Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
 }
 

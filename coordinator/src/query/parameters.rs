@@ -61,7 +61,8 @@ pub(super) fn bind(plan: LogicalPlan, row: Option<&RecordBatch>) -> Result<Logic
             DataType::Null => value,
             wanted if *wanted == value.data_type() => value,
             wanted => value.cast_to(wanted).map_err(|error| {
-                let message = format!("parameter {}: a {} does not convert to {wanted}", field.name(), column.data_type());
+                let message =
+                    format!("parameter {}: a {} does not convert to {wanted}", field.name(), column.data_type());
                 Error::new(ErrorCode::InvalidArgument, message).with_source(error)
             })?,
         };

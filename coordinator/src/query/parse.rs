@@ -66,7 +66,9 @@ pub(super) fn parser(tokens: &[TokenWithSpan]) -> Parser<'static> {
 pub(super) fn parse_error(tokens: &[TokenWithSpan], parser: &Parser<'_>, error: ParserError) -> Error {
     match error {
         ParserError::TokenizerError(message) => Error::new(ErrorCode::SyntaxError, message),
-        ParserError::ParserError(message) if message.contains(" at Line: ") => Error::new(ErrorCode::SyntaxError, message),
+        ParserError::ParserError(message) if message.contains(" at Line: ") => {
+            Error::new(ErrorCode::SyntaxError, message)
+        }
         ParserError::ParserError(message) => syntax_error(&message, location_of(tokens, parser.index())),
         ParserError::RecursionLimitExceeded => {
             let message = format!("the statement is nested deeper than {RECURSION_LIMIT} levels");
@@ -115,7 +117,9 @@ fn explain(tokens: &[TokenWithSpan], clauses: Clauses) -> Result<Statement> {
         || matches!(&statement, Statement::CreateTable(create) if create.as_query);
     match planned {
         true => Ok(Statement::Explain { analyze, verbose, statement: Box::new(statement) }),
-        false => Err(not_supported("EXPLAIN of this statement", "only queries, INSERT and CREATE TABLE AS have a plan")),
+        false => {
+            Err(not_supported("EXPLAIN of this statement", "only queries, INSERT and CREATE TABLE AS have a plan"))
+        }
     }
 }
 
@@ -386,19 +390,25 @@ mod tests {
         assert!(matches!(parse("(select 1) union all values (2)").unwrap(), Statement::Query(_)));
         let Statement::Use(name) = parse("USE Lake.\"Tpch\"").unwrap() else { panic!() };
         assert_eq!(name.parts(), ["lake", "Tpch"]);
-        let Statement::ShowTables { from: Some(from), like: Some(like) } = parse("SHOW TABLES IN a.b LIKE 'x%'").unwrap()
+        let Statement::ShowTables { from: Some(from), like: Some(like) } =
+            parse("SHOW TABLES IN a.b LIKE 'x%'").unwrap()
         else {
             panic!()
         };
         assert_eq!((from.to_string().as_str(), like.as_str()), ("a.b", "x%"));
         assert!(matches!(parse("describe a.b.c").unwrap(), Statement::ShowColumns { .. }));
-        let Statement::SetSession { name, value } = parse("SET SESSION query_timeout = '5s'").unwrap() else { panic!() };
+        let Statement::SetSession { name, value } = parse("SET SESSION query_timeout = '5s'").unwrap() else {
+            panic!()
+        };
         assert_eq!((name.as_str(), value.as_str()), ("query_timeout", "5s"));
         assert!(matches!(parse("set target_partitions to 4;").unwrap(), Statement::SetSession { .. }));
         assert!(matches!(parse("reset all").unwrap(), Statement::ResetSession { name: None }));
-        let Statement::Call { name, arguments } = parse("CALL system.runtime.kill_query('01abc')").unwrap() else { panic!() };
+        let Statement::Call { name, arguments } = parse("CALL system.runtime.kill_query('01abc')").unwrap() else {
+            panic!()
+        };
         assert_eq!((name.to_string().as_str(), arguments), ("system.runtime.kill_query", vec!["01abc".to_string()]));
-        let Statement::Explain { analyze: true, verbose: true, .. } = parse("explain analyze verbose select 1").unwrap()
+        let Statement::Explain { analyze: true, verbose: true, .. } =
+            parse("explain analyze verbose select 1").unwrap()
         else {
             panic!()
         };
@@ -406,9 +416,14 @@ mod tests {
 
     #[test]
     fn inserts() {
-        let Statement::Insert { table, .. } = parse("insert into a.b.t (x, y) values (?, 2)").unwrap() else { panic!() };
+        let Statement::Insert { table, .. } = parse("insert into a.b.t (x, y) values (?, 2)").unwrap() else {
+            panic!()
+        };
         assert_eq!(table.to_string(), "a.b.t");
-        assert!(matches!(parse("insert into t with q as (select 1) select * from q").unwrap(), Statement::Insert { .. }));
+        assert!(matches!(
+            parse("insert into t with q as (select 1) select * from q").unwrap(),
+            Statement::Insert { .. }
+        ));
         assert_eq!(code("insert overwrite t select 1"), ErrorCode::NotSupported);
         assert_eq!(code("insert into t values (1) on conflict do nothing"), ErrorCode::NotSupported);
         assert_eq!(code("insert into t values (1) returning x"), ErrorCode::NotSupported);

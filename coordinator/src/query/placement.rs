@@ -5,11 +5,13 @@ use std::sync::Arc;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::execution::TaskContext;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::{
-    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
+    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions, execute_stream,
 };
 use futures::TryStreamExt;
 use townlake_common::{Error, ErrorCode, Result};
@@ -97,11 +99,7 @@ pub(super) async fn with_known_leaves(
     for child in &children {
         replaced.push(Box::pin(with_known_leaves(Arc::clone(child), context)).await?);
     }
-    if children.iter().zip(&replaced).all(|(before, after)| Arc::ptr_eq(before, after)) {
-        return Ok(plan);
-    }
-    let recompute = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-    plan.replace_children(replaced, recompute).map_err(|error| from_datafusion(&error))
+    with_children(plan, &children, replaced)
 }
 
 async fn rows_of(leaf: Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -120,14 +118,48 @@ async fn rows_of(leaf: Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Re
         }
         partitions.push(batches);
     }
-    let exec = MemorySourceConfig::try_new_exec(&partitions, leaf.schema(), None).map_err(|error| from_datafusion(&error))?;
+    let exec =
+        MemorySourceConfig::try_new_exec(&partitions, leaf.schema(), None).map_err(|error| from_datafusion(&error))?;
     Ok(exec)
 }
 
-/// The rows of a plan that runs here, as one stream.
+/// The rows of a plan that runs here, as one stream. Give it a plan made [`yielding`].
 pub(super) fn execute_here(
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
-) -> Result<datafusion::execution::SendableRecordBatchStream> {
-    datafusion::physical_plan::execute_stream(plan, context).map_err(|error| from_datafusion(&error))
+) -> Result<SendableRecordBatchStream> {
+    execute_stream(plan, context).map_err(|error| from_datafusion(&error))
+}
+
+/// The plan with a point above each join where it can be stopped. DataFusion gives way at its leaves; a join that makes
+/// many rows of few comes back to them so seldom that a cancelled query would go on for minutes.
+pub(super) fn yielding(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let gives_way = plan.is::<CooperativeExec>();
+    let children: Vec<_> = plan.children().into_iter().cloned().collect();
+    let mut replaced = Vec::with_capacity(children.len());
+    for child in &children {
+        let child_yields = yielding(Arc::clone(child))?;
+        let wrap = is_join(child) && !gives_way;
+        replaced.push(if wrap { Arc::new(CooperativeExec::new(child_yields)) } else { child_yields });
+    }
+    with_children(plan, &children, replaced)
+}
+
+fn is_join(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.is::<CrossJoinExec>()
+        || plan.is::<NestedLoopJoinExec>()
+        || plan.is::<HashJoinExec>()
+        || plan.is::<SortMergeJoinExec>()
+}
+
+fn with_children(
+    plan: Arc<dyn ExecutionPlan>,
+    children: &[Arc<dyn ExecutionPlan>],
+    replaced: Vec<Arc<dyn ExecutionPlan>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    if children.iter().zip(&replaced).all(|(before, after)| Arc::ptr_eq(before, after)) {
+        return Ok(plan);
+    }
+    let recompute = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    plan.replace_children(replaced, recompute).map_err(|error| from_datafusion(&error))
 }

@@ -159,7 +159,9 @@ fn parts(reference: &TableReference) -> Vec<String> {
     parts.into_iter().flatten().map(str::to_string).collect()
 }
 
-fn catalog_of(tables: Vec<(TableName, Arc<dyn TableProvider>)>) -> Result<Arc<dyn CatalogProviderList>, DataFusionError> {
+fn catalog_of(
+    tables: Vec<(TableName, Arc<dyn TableProvider>)>,
+) -> Result<Arc<dyn CatalogProviderList>, DataFusionError> {
     let list = MemoryCatalogProviderList::new();
     let mut schemas: HashMap<(String, String), Arc<MemorySchemaProvider>> = HashMap::new();
     for (name, table) in tables {

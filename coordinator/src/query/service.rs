@@ -23,7 +23,7 @@ use townlake_store::Store;
 
 use super::parameters::{bind, parameters_of};
 use super::parse::parse;
-use super::placement::{Placement, execute_here, placement, with_known_leaves};
+use super::placement::{Placement, execute_here, placement, with_known_leaves, yielding};
 use super::planner::{Planned, Planner};
 use super::registry::{Begun, QueryState, Registry, Tracked};
 use super::rows::{Limits, Source, rows};
@@ -42,6 +42,8 @@ pub struct QueryService {
     registry: Arc<Registry>,
     system: Arc<System>,
     pub(super) runtime: Arc<RuntimeEnv>,
+    /// Where queries that run here spill; removed with the service.
+    _spill: tempfile::TempDir,
     /// Queries that read a tiny table in this process at the same time. Those of the cluster have the scheduler's queue.
     here: Arc<Semaphore>,
 }
@@ -89,9 +91,11 @@ impl QueryService {
         let registry = Registry::new(store, scheduler.internal_addr().to_string());
         let admins = config.auth.admins.clone();
         let system = System::new(Arc::clone(&scheduler), Arc::clone(&registry), admins);
-        let spill = std::env::temp_dir().join(format!("townlake-coordinator-{}", std::process::id()));
+        let spill = tempfile::Builder::new().prefix("townlake-coordinator-").tempdir().map_err(|e| {
+            Error::internal("the coordinator has no place for temporary files; set TMPDIR").with_source(e)
+        })?;
         let runtime =
-            townlake_engine::runtime::runtime_env(&objects, config.limits.coordinator_memory.as_u64(), &spill)
+            townlake_engine::runtime::runtime_env(&objects, config.limits.coordinator_memory.as_u64(), spill.path())
                 .map_err(|error| from_datafusion(&error))?;
         let here = config.limits.concurrent_queries.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Arc::new(Self {
@@ -101,6 +105,7 @@ impl QueryService {
             registry,
             system,
             runtime,
+            _spill: spill,
             here: Arc::new(Semaphore::new(here)),
         }))
     }
@@ -263,15 +268,16 @@ impl QueryService {
         match placement(&plan, always_cluster) {
             Placement::Memory => {
                 tracked.enter(QueryState::Running);
-                execute_here(plan, state.task_ctx())
+                execute_here(yielding(plan)?, state.task_ctx())
             }
             Placement::Local => {
                 tracked.enter(QueryState::Queued);
-                let permit = Arc::clone(&self.here).acquire_owned().await.map_err(|error| {
-                    Error::internal("the queue of local queries is closed").with_source(error)
-                })?;
+                let permit = Arc::clone(&self.here)
+                    .acquire_owned()
+                    .await
+                    .map_err(|error| Error::internal("the queue of local queries is closed").with_source(error))?;
                 tracked.enter(QueryState::Running);
-                let rows = execute_here(plan, state.task_ctx())?;
+                let rows = execute_here(yielding(plan)?, state.task_ctx())?;
                 let schema = rows.schema();
                 let rows = rows.inspect(move |_| {
                     let _held_until_the_last_row = &permit;

@@ -72,7 +72,9 @@ impl Run<'_> {
     async fn schemas(&self, from: Option<&Name>) -> Result<Vec<Row>> {
         let catalog = match (from.map(Name::parts), self.session.current().0) {
             (Some([catalog]), _) => catalog.clone(),
-            (Some(_), _) => return Err(Error::new(ErrorCode::InvalidQuery, "SHOW SCHEMAS FROM takes a catalog's name")),
+            (Some(_), _) => {
+                return Err(Error::new(ErrorCode::InvalidQuery, "SHOW SCHEMAS FROM takes a catalog's name"));
+            }
             (None, Some(current)) => current,
             (None, None) => {
                 return Err(Error::new(ErrorCode::InvalidQuery, "no catalog is current")

@@ -152,7 +152,10 @@ fn last_part(name: &ObjectName) -> Option<Location> {
 }
 
 fn misplaced(at: Location) -> Error {
-    syntax_error("FOR VERSION AS OF and FOR TIMESTAMP AS OF follow the name of a table, before its alias; misplaced", at)
+    syntax_error(
+        "FOR VERSION AS OF and FOR TIMESTAMP AS OF follow the name of a table, before its alias; misplaced",
+        at,
+    )
 }
 
 /// The version in the parsed statement's own vocabulary; [`from_ast`] reads it back.

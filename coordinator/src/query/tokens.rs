@@ -28,8 +28,11 @@ pub(super) fn tokens_of_one_statement(sql: &str) -> Result<Vec<TokenWithSpan>> {
     }
     if let Some(separator) = statement.iter().find(|token| token.token == Token::SemiColon) {
         let Location { line, column } = separator.span.start;
-        let message = format!("a call carries one statement, and another one follows the `;` at line {line}, column {column}");
-        return Err(Error::new(ErrorCode::NotOneStatement, message).with_hint("send each statement in a call of its own"));
+        let message =
+            format!("a call carries one statement, and another one follows the `;` at line {line}, column {column}");
+        return Err(
+            Error::new(ErrorCode::NotOneStatement, message).with_hint("send each statement in a call of its own")
+        );
     }
     number_placeholders(&mut statement)?;
     Ok(statement)

@@ -13,8 +13,8 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use townlake_common::{Error, ErrorCode, Principal, Result};
 
-pub use store::{SessionLimits, SessionStore};
 use store::Shelf;
+pub use store::{SessionLimits, SessionStore};
 
 /// The most settings that one session may hold, and the longest value in bytes: a client cannot fill our memory.
 const MAX_SETTINGS: usize = 256;

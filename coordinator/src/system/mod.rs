@@ -107,8 +107,10 @@ fn queries(queries: &[QueryInfo]) -> Result<RecordBatch> {
 
 fn tasks(tasks: &[TaskRow]) -> Result<RecordBatch> {
     let states: Vec<_> = tasks.iter().map(|task| task.state.as_str().to_uppercase()).collect();
-    let number = |value: fn(&TaskRow) -> Option<u32>| Arc::new(tasks.iter().map(value).collect::<UInt32Array>()) as ArrayRef;
-    let count = |value: fn(&TaskRow) -> Option<u64>| Arc::new(tasks.iter().map(value).collect::<UInt64Array>()) as ArrayRef;
+    let number =
+        |value: fn(&TaskRow) -> Option<u32>| Arc::new(tasks.iter().map(value).collect::<UInt32Array>()) as ArrayRef;
+    let count =
+        |value: fn(&TaskRow) -> Option<u64>| Arc::new(tasks.iter().map(value).collect::<UInt64Array>()) as ArrayRef;
     build(vec![
         ("query_id", text(tasks.iter().map(|task| Some(task.query.as_str())))),
         ("stage", number(|task| Some(task.stage))),
@@ -135,7 +137,8 @@ fn times(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
 }
 
 fn build(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
-    let fields: Vec<Field> = columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
     let arrays = columns.into_iter().map(|(_, array)| array).collect();
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
         .map_err(|error| Error::internal("a system table could not be built").with_source(error))

@@ -13,7 +13,7 @@ const ROWS: &str = "
 CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
 CREATE TYPE mood AS ENUM ('sad', 'ok', 'A');
 CREATE TABLE facts (id int4 NOT NULL, i2 int2, i8 int8, n numeric(10,2), f float8, b bool, d date, ts timestamp, tz timestamptz,
-  t text, odd text COLLATE blind, c char(5), v varchar(5) COLLATE "C", u uuid, m mood, j jsonb, a int4[], free numeric, by bytea, tm time);
+  t text, odd text COLLATE blind, c char(5), v varchar(5) COLLATE \"C\", u uuid, m mood, j jsonb, a int4[], free numeric, by bytea, tm time);
 INSERT INTO facts SELECT i, nullif(i % 7, 3) - 2, nullif(i % 11, 0) * 1000000000000, nullif(i % 13, 5) / 4.0 - 1,
   CASE i % 6 WHEN 0 THEN 'NaN' WHEN 1 THEN 0.0 WHEN 2 THEN -0.0 WHEN 3 THEN NULL ELSE i END,
   CASE i % 3 WHEN 0 THEN true WHEN 1 THEN false END,
@@ -71,7 +71,7 @@ const FILTERS: &[(&str, bool)] = &[
     ("upper(t) = 'A'", false),
     ("t = v", true),
     ("CAST(id AS TEXT) < CAST(i2 AS TEXT)", false),
-    ("CAST(id AS TEXT) = '7'", false),
+    ("CAST(id AS TEXT) = '7'", true),
     ("odd = 'a'", false),
     ("odd IS NULL", true),
     ("c = 'ab'", true),
