@@ -207,6 +207,9 @@ pub enum BenchSuite {
         /// Only these queries
         #[arg(long, value_delimiter = ',')]
         queries: Vec<usize>,
+        /// Session settings of our side, for example `target_partitions=2`
+        #[arg(long = "set", value_name = "NAME=VALUE")]
+        settings: Vec<String>,
     },
     /// Latency of `SELECT 1` and of `LIMIT 10` over Flight SQL
     Latency {

@@ -18,7 +18,7 @@ use crate::tpch::{QUERIES, Table};
 /// Runs the command.
 pub async fn run(args: BenchArgs) -> Result<()> {
     match args.suite {
-        BenchSuite::Tpch { scale, rounds, queries } => tpch(scale, rounds, &queries).await,
+        BenchSuite::Tpch { scale, rounds, queries, settings } => tpch(scale, rounds, &queries, &settings).await,
         BenchSuite::Latency { calls } => latency(calls).await,
     }
 }
@@ -61,8 +61,11 @@ async fn make_bed(scale: f64) -> Result<Bed> {
     Ok(Bed { connection, _cluster: cluster, _etcd: etcd, folder })
 }
 
-async fn tpch(scale: f64, rounds: usize, only: &[usize]) -> Result<()> {
+async fn tpch(scale: f64, rounds: usize, only: &[usize], settings: &[String]) -> Result<()> {
     let bed = make_bed(scale).await?;
+    for setting in settings {
+        bed.connection.run(&format!("SET SESSION {setting}")).await?;
+    }
     let single = SingleProcess::new(2);
     for table in Table::ALL {
         single.register(table.name(), &data_folder(bed.folder.path(), table)?).await?;
@@ -72,7 +75,9 @@ async fn tpch(scale: f64, rounds: usize, only: &[usize]) -> Result<()> {
         .filter(|(number, _)| only.is_empty() || only.contains(number))
         .map(|(number, text)| Query { label: format!("q{number:02}"), texts: vec![text.to_string(); 2] })
         .collect();
-    println!("TPC-H derived, scale {scale}: 2 executors × 1 slot beside one process, the same Parquet files, {rounds} rounds");
+    println!(
+        "TPC-H derived, scale {scale}: 2 executors × 1 slot beside one process, the same Parquet files, {rounds} rounds"
+    );
     let report = compare(&[&Door(bed.connection.clone()), &single], &queries, rounds.max(1)).await;
     println!("{report}");
     if report.is_right() {

@@ -28,7 +28,6 @@ const MESSAGE_LIMIT: usize = 64 << 20;
 pub struct Connection {
     channel: Channel,
     token: Option<String>,
-    url: String,
 }
 
 /// A query that the server has planned: run it by reading its rows.
@@ -64,7 +63,7 @@ impl Connection {
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_while_idle(true);
         let channel = endpoint.connect().await.map_err(unreachable)?;
-        let mut connection = Self { channel, token: args.token.clone(), url };
+        let mut connection = Self { channel, token: args.token.clone() };
         if let Some(user) = &args.user {
             connection.sign_in(user, args.password.as_deref()).await?;
         }
@@ -157,7 +156,12 @@ impl Connection {
     }
 
     /// Streams batches into a table; returns the rows written. `table` is catalog, schema, name.
-    pub async fn ingest(&self, table: [&str; 3], mode: LoadMode, batches: BoxStream<'static, Result<RecordBatch>>) -> Result<u64> {
+    pub async fn ingest(
+        &self,
+        table: [&str; 3],
+        mode: LoadMode,
+        batches: BoxStream<'static, Result<RecordBatch>>,
+    ) -> Result<u64> {
         let (missing, existing) = match mode {
             LoadMode::Create => (TableNotExistOption::Create, TableExistsOption::Fail),
             LoadMode::Append => (TableNotExistOption::Create, TableExistsOption::Append),
@@ -186,7 +190,9 @@ fn normalise(url: &str) -> Result<String> {
     match rest {
         Some(rest) => Ok(format!("http://{rest}")),
         None if url.contains("://") => Err(Error::new(ErrorCode::InvalidArgument, format!("cannot speak to {url}"))
-            .with_hint("the door speaks plain gRPC: http://host:port; put a TLS proxy in front where it must cross a network")),
+            .with_hint(
+                "the door speaks plain gRPC: http://host:port; put a TLS proxy in front where it must cross a network",
+            )),
         None => Ok(format!("http://{url}")),
     }
 }

@@ -80,7 +80,8 @@ fn hash_password(args: &args::HashPasswordArgs) -> Result<()> {
         return Err(Error::new(ErrorCode::InvalidArgument, "the password is empty")
             .with_hint("pipe it in: printf %s 'secret' | townlake hash-password"));
     }
-    let hash = if args.token { townlake_governance::hash_token(text) } else { townlake_governance::hash_password(text)? };
+    let hash =
+        if args.token { townlake_governance::hash_token(text) } else { townlake_governance::hash_password(text)? };
     println!("{hash}");
     Ok(())
 }

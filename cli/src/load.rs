@@ -99,7 +99,8 @@ fn generate(table: Table, scale: f64) -> BoxStream<'static, Result<RecordBatch>>
             }
         }
     });
-    futures::stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|batch| (batch, receiver)) }).boxed()
+    futures::stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|batch| (batch, receiver)) })
+        .boxed()
 }
 
 /// The rows of one file. CSV and JSON have their types inferred from the first thousand records.
@@ -112,9 +113,7 @@ async fn read_file(path: &Path, file_type: Option<FileType>) -> Result<BoxStream
     let file_type = file_type.map_or_else(|| type_of(&shown, &extension), Ok)?;
     let context = SessionContext::new();
     let frame = match file_type {
-        FileType::Parquet => {
-            context.read_parquet(&shown, ParquetReadOptions::new().file_extension(&extension)).await
-        }
+        FileType::Parquet => context.read_parquet(&shown, ParquetReadOptions::new().file_extension(&extension)).await,
         FileType::Csv => context.read_csv(&shown, CsvReadOptions::new().file_extension(&extension)).await,
         FileType::Json => context.read_json(&shown, JsonReadOptions::default().file_extension(&extension)).await,
     };

@@ -3,15 +3,14 @@
 use std::fmt;
 
 use arrow::record_batch::RecordBatchReader;
+use townlake_common::{Error, ErrorCode, Result};
 use tpchgen::generators::{
     CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator, PartSuppGenerator,
     RegionGenerator, SupplierGenerator,
 };
 use tpchgen_arrow::{
-    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RegionArrow,
-    SupplierArrow,
+    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RegionArrow, SupplierArrow,
 };
-use townlake_common::{Error, ErrorCode, Result};
 
 /// One of the eight tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,8 @@
 //! file ([`config`]), secrets that do not print ([`Secret`]), logs ([`telemetry`]), and who asks what ([`Principal`],
 //! [`QueryContext`]).
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod config;
 mod error;
 mod error_code;

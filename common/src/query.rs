@@ -25,7 +25,10 @@ impl QueryId {
     pub fn parse(text: &str) -> Result<Self> {
         match ulid::Ulid::from_string(text) {
             Ok(_) if text.chars().all(|c| c.is_ascii_alphanumeric()) => Ok(Self(text.to_lowercase())),
-            _ => Err(Error::new(ErrorCode::QueryNotFound, "this is not a query id").with_hint("see system.runtime.queries")),
+            _ => {
+                Err(Error::new(ErrorCode::QueryNotFound, "this is not a query id")
+                    .with_hint("see system.runtime.queries"))
+            }
         }
     }
 
@@ -77,7 +80,8 @@ impl QueryContext {
 
     /// The keys of all pins, sorted: what EXPLAIN and the query history show.
     pub fn pin_keys(&self) -> Vec<String> {
-        let mut keys: Vec<_> = self.pins.lock().iter().filter(|(_, c)| c.initialized()).map(|(k, _)| k.clone()).collect();
+        let mut keys: Vec<_> =
+            self.pins.lock().iter().filter(|(_, c)| c.initialized()).map(|(k, _)| k.clone()).collect();
         keys.sort();
         keys
     }

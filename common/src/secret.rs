@@ -3,8 +3,8 @@
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::{Deserializer, Error as _};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
 
 /// A secret of the configuration: given as text, as `{ env = "NAME" }` or as `{ file = "PATH" }`.
 ///

@@ -30,7 +30,8 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// `lake` is read by analysts (bob, ci) and written by ann; `ledger` is ann's alone; `crm` is a Postgres that is down, ann's
 /// too. carol may nothing, root is the administrator and reads no catalog.
 fn spec() -> TownSpec {
-    TownSpec { executors: 1, ..TownSpec::default() }
+    TownSpec::default()
+        .executors(1)
         .toml("[auth]\nadmins = [\"operators\"]")
         .user("ann", PASSWORD, &[])
         .user("bob", PASSWORD, &["analysts"])

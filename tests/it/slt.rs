@@ -26,7 +26,8 @@ fn files(folder: &str) -> Vec<PathBuf> {
     let only = std::env::var("TOWNLAKE_SLT").unwrap_or_default();
     let entries = std::fs::read_dir(&folder).expect("the folder of the files");
     let paths = entries.map(|entry| entry.expect("a file").path());
-    let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|e| e == "slt") && name(path).contains(&only)).collect();
+    let mut paths: Vec<_> =
+        paths.filter(|path| path.extension().is_some_and(|e| e == "slt") && name(path).contains(&only)).collect();
     paths.sort();
     paths
 }
@@ -80,7 +81,8 @@ async fn single_process_datafusion() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cluster() {
-    let spec = TownSpec::default().user("ann", "a password", &[]).lake("lake", &[], &["ann"]).lake("crm", &[], &["ann"]);
+    let spec =
+        TownSpec::default().user("ann", "a password", &[]).lake("lake", &[], &["ann"]).lake("crm", &[], &["ann"]);
     let town = spec.start().await;
     let complete = std::env::var_os("TOWNLAKE_SLT_COMPLETE_CLUSTER").is_some();
     let mut failed = Vec::new();
@@ -89,7 +91,13 @@ async fn cluster() {
         let door = Door::open(town.connect("ann", "a password").await, &name(path), is_portable).await;
         let faults = Arc::clone(&door.faults);
         failed.extend(run(path, door, complete && !is_portable).await.err());
-        failed.extend(faults.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|fault| format!("a fault of ours: {fault}")));
+        failed.extend(
+            faults
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .map(|fault| format!("a fault of ours: {fault}")),
+        );
     }
     town.stop().await;
     report("the cluster", portable.len() + own.len(), &failed);

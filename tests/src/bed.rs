@@ -76,7 +76,9 @@ impl Asked {
     /// The answer. Panics when it takes longer than `limit`.
     pub async fn answer(self, limit: Duration) -> Result<Rows> {
         let answer = tokio::time::timeout(limit, self.rows).await;
-        answer.unwrap_or_else(|_| panic!("query {} gave no answer within {limit:?}", self.id)).expect("the reader of rows")
+        answer
+            .unwrap_or_else(|_| panic!("query {} gave no answer within {limit:?}", self.id))
+            .expect("the reader of rows")
     }
 }
 

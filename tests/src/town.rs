@@ -19,8 +19,7 @@ use townlake_executor::{Executor, ExecutorHandle};
 
 /// What the configuration of a [`Town`] says beyond addresses and folders.
 pub struct TownSpec {
-    /// Executors, of two slots each.
-    pub executors: usize,
+    executors: usize,
     sections: String,
 }
 
@@ -31,11 +30,21 @@ impl Default for TownSpec {
 }
 
 impl TownSpec {
+    /// So many executors, of two slots each; two, unless told.
+    #[must_use]
+    pub fn executors(mut self, executors: usize) -> Self {
+        self.executors = executors;
+        self
+    }
+
     /// Adds a user with a password and groups.
     #[must_use]
     pub fn user(mut self, name: &str, password: &str, groups: &[&str]) -> Self {
         let hash = townlake_governance::hash_password(password).expect("hash the password");
-        let _ = writeln!(self.sections, "[[auth.users]]\nname = \"{name}\"\npassword_hash = \"{hash}\"\ngroups = {groups:?}");
+        let _ = writeln!(
+            self.sections,
+            "[[auth.users]]\nname = \"{name}\"\npassword_hash = \"{hash}\"\ngroups = {groups:?}"
+        );
         self
     }
 
@@ -43,7 +52,8 @@ impl TownSpec {
     #[must_use]
     pub fn token(mut self, name: &str, token: &str, groups: &[&str]) -> Self {
         let hash = townlake_governance::hash_token(token);
-        let _ = writeln!(self.sections, "[[auth.tokens]]\nname = \"{name}\"\ntoken_hash = \"{hash}\"\ngroups = {groups:?}");
+        let _ =
+            writeln!(self.sections, "[[auth.tokens]]\nname = \"{name}\"\ntoken_hash = \"{hash}\"\ngroups = {groups:?}");
         self
     }
 

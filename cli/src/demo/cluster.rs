@@ -1,7 +1,5 @@
 //! The demo as a real cluster: etcd, Postgres, one coordinator and two executors, each a process of its own.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use futures::SinkExt;
 use tempfile::TempDir;
@@ -44,7 +42,8 @@ pub async fn start(scale: f64) -> Result<Demo> {
         user: (USER.to_string(), password),
         standard_ports: true,
     };
-    let cluster = step("two executors and a coordinator that find each other through etcd", Cluster::start(spec)).await?;
+    let cluster =
+        step("two executors and a coordinator that find each other through etcd", Cluster::start(spec)).await?;
     let connect = cluster.connect_args();
     let connection = Connection::open(&connect).await?;
     println!("  six TPC-H tables at scale {scale} into Iceberg, through the door:");
@@ -54,10 +53,8 @@ pub async fn start(scale: f64) -> Result<Demo> {
 
 /// Users and catalogs, the same for all three nodes.
 fn sections(folder: &TempDir, postgres: &Postgres, password: &str) -> Result<String> {
-    let mut text = String::new();
     let path = folder.path().display();
-    let written = write!(
-        text,
+    let text = format!(
         "[[auth.users]]\nname = \"{USER}\"\npassword_hash = \"{}\"\n\
          [catalogs.lake]\ntype = \"iceberg\"\ncatalog = \"sql\"\nuri = \"sqlite://{path}/catalog.db\"\n\
          warehouse = \"file://{path}/warehouse\"\nwriters = [\"{USER}\"]\n\
@@ -65,7 +62,6 @@ fn sections(folder: &TempDir, postgres: &Postgres, password: &str) -> Result<Str
         townlake_governance::hash_password(password)?,
         postgres.url("crm"),
     );
-    drop(written); // writing to a String cannot fail
     Ok(text)
 }
 

@@ -1,6 +1,5 @@
 //! One coordinator and some executors as processes, over an etcd.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -114,9 +113,7 @@ async fn members(metrics: &str) -> usize {
 }
 
 fn start_coordinator(spec: &ClusterSpec, flight: u16, http: u16) -> Result<Process> {
-    let mut text = String::new();
-    let written = write!(
-        text,
+    let text = format!(
         "[server]\nflight = \"127.0.0.1:{flight}\"\nhttp = \"127.0.0.1:{http}\"\n\
          [cluster]\ninternal = \"127.0.0.1:0\"\nmembership = \"etcd\"\netcd = [\"{}\"]\n\
          [store]\nurl = \"sqlite://{}\"\n{}",
@@ -124,15 +121,12 @@ fn start_coordinator(spec: &ClusterSpec, flight: u16, http: u16) -> Result<Proce
         spec.folder.join("state.db").display(),
         spec.sections
     );
-    drop(written); // writing to a String cannot fail
     start_node(spec, "coordinator", "coordinator", &text)
 }
 
 fn start_executor(spec: &ClusterSpec, number: usize) -> Result<Process> {
-    let mut text = String::new();
     let name = format!("executor-{number}");
-    let written = write!(
-        text,
+    let text = format!(
         "[cluster]\nmembership = \"etcd\"\netcd = [\"{}\"]\n\
          [executor]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\nslots = {}\nmemory = \"{}\"\nspill_dir = \"{}\"\n\
          drain_limit = \"5s\"\n{}",
@@ -142,7 +136,6 @@ fn start_executor(spec: &ClusterSpec, number: usize) -> Result<Process> {
         spec.folder.join(&name).display(),
         spec.sections
     );
-    drop(written); // writing to a String cannot fail
     start_node(spec, "executor", &name, &text)
 }
 
@@ -158,7 +151,9 @@ fn start_node(spec: &ClusterSpec, command: &str, name: &str, config: &str) -> Re
 fn write_private(path: &Path, text: &str) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let failed = |e: std::io::Error| Error::new(ErrorCode::Internal, format!("{} cannot be written: {e}", path.display()));
-    let mut file = std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path).map_err(failed)?;
+    let failed =
+        |e: std::io::Error| Error::new(ErrorCode::Internal, format!("{} cannot be written: {e}", path.display()));
+    let mut file =
+        std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path).map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)
 }

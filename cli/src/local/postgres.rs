@@ -46,7 +46,8 @@ impl Postgres {
         let password = random_password();
         let password_file = folder.path().join("password");
         std::fs::write(&password_file, &password).map_err(|e| failed("password file", e))?;
-        std::fs::set_permissions(&password_file, std::fs::Permissions::from_mode(0o600)).map_err(|e| failed("password file", e))?;
+        std::fs::set_permissions(&password_file, std::fs::Permissions::from_mode(0o600))
+            .map_err(|e| failed("password file", e))?;
         if let Some(owner) = &owner {
             for path in [folder.path(), password_file.as_path()] {
                 chown(path, Some(owner.uid.as_raw()), Some(owner.gid.as_raw())).map_err(|e| failed("ownership", e))?;
@@ -55,7 +56,13 @@ impl Postgres {
         let data = folder.path().join("data");
         let mut initdb = server_command(&binaries.join("initdb"), owner.as_ref(), folder.path());
         initdb.args(["--pgdata".as_ref(), data.as_os_str()]);
-        initdb.args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]);
+        initdb.args([
+            "--username=postgres",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        ]);
         initdb.arg(format!("--pwfile={}", password_file.display()));
         let output = tokio::task::spawn_blocking(move || initdb.output()).await;
         let output = output.map_err(|e| Error::internal(format!("initdb: {e}")))?.map_err(|e| failed("initdb", e))?;
@@ -70,7 +77,8 @@ impl Postgres {
             command.args(["-c", setting]);
         }
         // SIGINT is Postgres's fast shutdown
-        let process = Process::start("postgres", command, folder.path())?.with_stop(Signal::SIGINT, Duration::from_secs(8));
+        let process =
+            Process::start("postgres", command, folder.path())?.with_stop(Signal::SIGINT, Duration::from_secs(8));
         let mut postgres = Self { process, port, password, folder };
         let url = postgres.url("postgres");
         postgres.process.wait_until(Duration::from_secs(30), || async { connect(&url).await.is_ok() }).await?;
@@ -104,7 +112,8 @@ impl Postgres {
 }
 
 async fn connect(url: &str) -> Result<tokio_postgres::Client> {
-    let refused = |e: tokio_postgres::Error| Error::new(ErrorCode::SourceUnavailable, "Postgres does not answer").with_source(e);
+    let refused =
+        |e: tokio_postgres::Error| Error::new(ErrorCode::SourceUnavailable, "Postgres does not answer").with_source(e);
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.map_err(refused)?;
     tokio::spawn(connection);
     Ok(client)

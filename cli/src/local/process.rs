@@ -66,8 +66,7 @@ impl Process {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         if let Ok(id) = i32::try_from(self.child.id()) {
-            // a process that has ended already is no error
-            drop(kill(Pid::from_raw(id), signal));
+            let _ended_already = kill(Pid::from_raw(id), signal);
         }
     }
 

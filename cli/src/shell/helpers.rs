@@ -40,8 +40,11 @@ impl Shell {
                 println!("timing is {}", if self.timing { "on" } else { "off" });
                 Ok(())
             }
-            _ => Err(Error::new(ErrorCode::InvalidArgument, format!("`{command}` is not a helper, or lacks its argument"))
-                .with_hint(r"\? lists them")),
+            _ => Err(Error::new(
+                ErrorCode::InvalidArgument,
+                format!("`{command}` is not a helper, or lacks its argument"),
+            )
+            .with_hint(r"\? lists them")),
         }
     }
 }

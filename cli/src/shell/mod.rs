@@ -37,9 +37,7 @@ fn script(args: &SqlArgs) -> Result<Option<String>> {
         return Ok(Some(text.clone()));
     }
     let unreadable = |name: String| {
-        move |e: std::io::Error| {
-            Error::new(ErrorCode::InvalidArgument, format!("{name} cannot be read")).with_source(e)
-        }
+        move |e: std::io::Error| Error::new(ErrorCode::InvalidArgument, format!("{name} cannot be read")).with_source(e)
     };
     let from_stdin = || {
         let mut text = String::new();

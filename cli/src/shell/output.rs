@@ -42,7 +42,9 @@ impl Printer {
             OutputFormat::Json => Form::Json(Box::new(arrow::json::LineDelimitedWriter::new(out))),
             OutputFormat::Parquet => {
                 let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-                Form::Parquet(Box::new(ArrowWriter::try_new(out, schema.clone(), Some(properties)).map_err(unwritable)?))
+                Form::Parquet(Box::new(
+                    ArrowWriter::try_new(out, schema.clone(), Some(properties)).map_err(unwritable)?,
+                ))
             }
         };
         Ok(Self { form, schema, rows: 0, affected: None })

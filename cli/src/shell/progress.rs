@@ -63,8 +63,8 @@ fn describe(progress: &Value) -> String {
     let stages = progress.get("stages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let number = |stage: &Value, key: &str| stage.get(key).and_then(Value::as_u64).unwrap_or(0);
     let mut parts = vec![state];
-    parts.extend(stages.iter().filter(|stage| number(stage, "tasks_total") > 0).map(|stage| {
-        let (done, total) = (number(stage, "tasks_done"), number(stage, "tasks_total"));
+    parts.extend(stages.iter().filter(|stage| number(stage, "tasks") > 0).map(|stage| {
+        let (done, total) = (number(stage, "done"), number(stage, "tasks"));
         format!("stage {}: {done}/{total} tasks", number(stage, "stage"))
     }));
     parts.join(" · ")

@@ -16,7 +16,8 @@ use serde::Deserialize;
 
 pub use catalogs::{CatalogConfig, IcebergCatalog, IcebergCatalogKind, PostgresCatalog, TlsMode};
 pub use sections::{
-    AuthConfig, ClusterConfig, ExecutorConfig, LimitsConfig, MembershipKind, ServerConfig, StoreConfig, TokenConfig, UserConfig,
+    AuthConfig, ClusterConfig, ExecutorConfig, LimitsConfig, MembershipKind, ServerConfig, StoreConfig, TokenConfig,
+    UserConfig,
 };
 
 use crate::{Error, ErrorCode, Result};

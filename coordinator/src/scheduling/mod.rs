@@ -95,7 +95,14 @@ impl Scheduler {
         tokio::spawn(leave(seat, shutdown));
 
         let admission = Arc::new(Semaphore::new(config.limits.concurrent_queries.clamp(1, Semaphore::MAX_PERMITS)));
-        Ok(Arc::new(Self { core, queries: Queries::new(tasks), admission, address, incarnation, runs: AtomicU64::new(1) }))
+        Ok(Arc::new(Self {
+            core,
+            queries: Queries::new(tasks),
+            admission,
+            address,
+            incarnation,
+            runs: AtomicU64::new(1),
+        }))
     }
 
     /// Runs a plan and gives its rows. Returns when the rows are there to be read; they are then read with back-pressure,

@@ -63,7 +63,9 @@ async fn every_query_is_in_the_log() {
         assert_eq!(found.len(), 1, "{principal}: {sql}: {log:#?}");
         found[0]
     };
-    let told = |query: &Audit| (query.state.clone().unwrap_or_default(), query.code.clone(), query.rows, query.catalogs.clone());
+    let told = |query: &Audit| {
+        (query.state.clone().unwrap_or_default(), query.code.clone(), query.rows, query.catalogs.clone())
+    };
     let text = |text: &str| text.to_string();
     assert_eq!(told(find("ann", federated)), (text("finished"), None, Some(12), text(r#"["lake","ledger"]"#)));
     let insert = find("ann", "INSERT INTO lake.sales.orders VALUES (2000, 1), (2001, 2)");
@@ -93,7 +95,8 @@ async fn a_query_whose_client_goes_away_ends_in_the_log() {
     let query = ann.query(sql).await.expect("plan");
     let rows = ann.rows(&query).await.expect("the first rows");
     drop(rows);
-    let state = async || log(town.folder()).await.into_iter().find(|query| query.sql == sql).and_then(|query| query.state);
+    let state =
+        async || log(town.folder()).await.into_iter().find(|query| query.sql == sql).and_then(|query| query.state);
     for _ in 0..60 {
         if state().await.is_some() {
             break;

@@ -27,9 +27,11 @@ async fn a_token_opens_the_door_and_a_wrong_one_does_not() {
     let ci = town.connect_with_token(TOKEN).await;
     assert_eq!(cells(&ci, "SHOW CATALOGS").await, ["lake", "system"]);
     let hash = townlake_governance::hash_token(TOKEN);
-    for token in ["fedcba9876543210fedcba9876543210", &TOKEN[..31], &hash, "townlake-session.", "townlake-session.AAAA"] {
+    for token in ["fedcba9876543210fedcba9876543210", &TOKEN[..31], &hash, "townlake-session.", "townlake-session.AAAA"]
+    {
         let refused = error(&town.connect_with_token(token).await, "SELECT 1").await;
-        let expected = if token.starts_with("townlake-session") { ErrorCode::SessionNotFound } else { ErrorCode::Unauthenticated };
+        let expected =
+            if token.starts_with("townlake-session") { ErrorCode::SessionNotFound } else { ErrorCode::Unauthenticated };
         assert_code(&refused, expected, token);
         assert!(!refused.to_string().contains(token), "{refused}");
     }

@@ -35,8 +35,15 @@ async fn a_postgres_that_is_down_is_named_without_its_password() {
     let info = raw.get_tables(CommandGetTables::default()).await.expect("GetTables");
     let seen = read(&mut raw, &info).await.expect("the tables of the others").concat();
     assert!(seen.contains(&"orders".to_string()) && seen.contains(&"accounts".to_string()), "{seen:?}");
-    let info = raw.get_tables(CommandGetTables { catalog: Some("crm".into()), ..Default::default() }).await.expect("GetTables");
-    assert_code(&read(&mut raw, &info).await.expect_err("the tables of crm"), ErrorCode::SourceUnavailable, "GetTables of crm");
+    let info = raw
+        .get_tables(CommandGetTables { catalog: Some("crm".into()), ..Default::default() })
+        .await
+        .expect("GetTables");
+    assert_code(
+        &read(&mut raw, &info).await.expect_err("the tables of crm"),
+        ErrorCode::SourceUnavailable,
+        "GetTables of crm",
+    );
     // and who may not see it learns nothing of it
     let bob = connect(&town, "bob").await;
     assert_code(&error(&bob, "SHOW SCHEMAS FROM crm").await, ErrorCode::CatalogNotFound, "bob");
@@ -46,7 +53,8 @@ async fn a_postgres_that_is_down_is_named_without_its_password() {
 /// The one data file of a table in `lake.sales`.
 fn data_file(folder: &Path, table: &str) -> PathBuf {
     let data = folder.join("lake").join("sales").join(table).join("data");
-    let files: Vec<_> = std::fs::read_dir(&data).expect("the data folder").map(|file| file.expect("a file").path()).collect();
+    let files: Vec<_> =
+        std::fs::read_dir(&data).expect("the data folder").map(|file| file.expect("a file").path()).collect();
     assert_eq!(files.len(), 1, "{files:?}");
     files[0].clone()
 }
@@ -57,10 +65,22 @@ async fn damaged_and_missing_files_are_named() {
     let ann = connect(&town, "ann").await;
     type Damage = fn(&Path, &[u8]);
     let damages: [(&str, Damage, ErrorCode); 5] = [
-        ("halved", |path, bytes| std::fs::write(path, &bytes[..bytes.len() / 2]).expect("write"), ErrorCode::DataCorrupt),
-        ("shortened", |path, bytes| std::fs::write(path, &bytes[..bytes.len() - 1]).expect("write"), ErrorCode::DataCorrupt),
+        (
+            "halved",
+            |path, bytes| std::fs::write(path, &bytes[..bytes.len() / 2]).expect("write"),
+            ErrorCode::DataCorrupt,
+        ),
+        (
+            "shortened",
+            |path, bytes| std::fs::write(path, &bytes[..bytes.len() - 1]).expect("write"),
+            ErrorCode::DataCorrupt,
+        ),
         ("emptied", |path, _| std::fs::write(path, []).expect("write"), ErrorCode::DataCorrupt),
-        ("overwritten", |path, bytes| std::fs::write(path, vec![b'x'; bytes.len()]).expect("write"), ErrorCode::DataCorrupt),
+        (
+            "overwritten",
+            |path, bytes| std::fs::write(path, vec![b'x'; bytes.len()]).expect("write"),
+            ErrorCode::DataCorrupt,
+        ),
         ("removed", |path, _| std::fs::remove_file(path).expect("remove"), ErrorCode::FileNotFound),
     ];
     for (name, damage, code) in damages {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use townlake_common::{Error, ErrorCode, Result};
+use arrow::array::RecordBatch;
+use futures::TryStreamExt;
+use townlake_cli::connection::{Connection, Query};
+use townlake_common::{ErrorCode, Result};
 
 use super::{assert_code, cells, connect, error, rows, run, town};
 
@@ -37,64 +40,55 @@ async fn only_administrators_see_the_queries_of_others() {
 async fn only_administrators_kill_the_queries_of_others() {
     let town = town().await;
     let (ann, bob, root) = (connect(&town, "ann").await, connect(&town, "bob").await, connect(&town, "root").await);
-    let query = ann.query(LONG).await.expect("plan the long query");
-    let id = query.id.clone().expect("its id");
-    let reading = {
+    let planned = ann.query(LONG).await.expect("plan the long query");
+    let waiting = planned.id.clone().expect("its id");
+    let query = ann.query(LONG).await.expect("plan it again");
+    let running = query.id.clone().expect("its id");
+    let reader = tokio::spawn({
         let ann = ann.clone();
-        let query = ann.query(LONG).await.expect("plan it again");
-        let id = query.id.clone().expect("its id");
-        (id, tokio::spawn(async move { ann.collect_rows(&query).await }))
-    };
-    let (running, reader) = reading;
+        async move { count(&ann, &query).await }
+    });
     wait_for(&ann, &running, "RUNNING").await;
 
     // Planned or running or unknown: to bob they are the same.
-    for id in [&running, &id, &"01jzzzzzzzzzzzzzzzzzzzzzzz".to_string()] {
+    for id in [&running, &waiting, &"01jzzzzzzzzzzzzzzzzzzzzzzz".to_string()] {
         let refused = error(&bob, &format!("CALL system.runtime.kill_query('{id}')")).await;
         assert_code(&refused, ErrorCode::QueryNotFound, "kill_query");
-        assert_eq!(refused.to_string().replace(id.as_str(), "ID"), "QUERY_NOT_FOUND: there is no running query ID (see system.runtime.queries)");
+        assert_eq!(
+            refused.to_string().replace(id.as_str(), "ID"),
+            "QUERY_NOT_FOUND: there is no running query ID (see system.runtime.queries)"
+        );
     }
     let progress = bob.progress(&running).await.expect_err("another's progress");
     assert_code(&progress, ErrorCode::QueryNotFound, "progress");
-    let _refused_or_ignored = bob.cancel(&query).await;
+    let _refused_or_ignored = bob.cancel(&planned).await;
     assert_eq!(state(&ann, &running).await, "RUNNING");
-    assert_eq!(ann.collect_rows(&query_of(&ann, "SELECT 1").await).await.expect("ann goes on"), 1);
 
     run(&root, &format!("CALL system.runtime.kill_query('{running}')")).await;
-    let ended = tokio::time::timeout(Duration::from_secs(5), reader).await.expect("the query ends").expect("the reader");
+    let ended =
+        tokio::time::timeout(Duration::from_secs(5), reader).await.expect("the query ends").expect("the reader");
     assert_code(&ended.expect_err("it was killed"), ErrorCode::Cancelled, "the killed query");
     assert_eq!(state(&ann, &running).await, "CANCELLED");
 
     // What bob could not cancel can still be read, by ann and once: until she cancels it herself.
-    ann.cancel(&query).await.expect("cancel a planned query");
-    let gone = ann.collect_rows(&query).await.expect_err("it was cancelled");
+    ann.cancel(&planned).await.expect("cancel a planned query");
+    let gone = count(&ann, &planned).await.expect_err("it was cancelled");
     assert_code(&gone, ErrorCode::TicketInvalid, "a cancelled ticket");
     town.stop().await;
 }
 
-/// Reading the rows of a planned query, counted.
-trait CollectRows {
-    async fn collect_rows(&self, query: &townlake_cli::connection::Query) -> Result<usize, Error>;
+/// How many rows a planned query has.
+async fn count(connection: &Connection, query: &Query) -> Result<usize> {
+    let batches: Vec<RecordBatch> = connection.rows(query).await?.batches.try_collect().await?;
+    Ok(batches.iter().map(RecordBatch::num_rows).sum())
 }
 
-impl CollectRows for townlake_cli::connection::Connection {
-    async fn collect_rows(&self, query: &townlake_cli::connection::Query) -> Result<usize, Error> {
-        use futures::TryStreamExt;
-        let batches: Vec<_> = self.rows(query).await?.batches.try_collect().await?;
-        Ok(batches.iter().map(arrow::array::RecordBatch::num_rows).sum())
-    }
-}
-
-async fn query_of(connection: &townlake_cli::connection::Connection, sql: &str) -> townlake_cli::connection::Query {
-    connection.query(sql).await.expect("plan")
-}
-
-async fn state(connection: &townlake_cli::connection::Connection, id: &str) -> String {
+async fn state(connection: &Connection, id: &str) -> String {
     let found = rows(connection, &format!("SELECT state FROM system.runtime.queries WHERE id = '{id}'")).await;
     found.concat().concat()
 }
 
-async fn wait_for(connection: &townlake_cli::connection::Connection, id: &str, wanted: &str) {
+async fn wait_for(connection: &Connection, id: &str, wanted: &str) {
     for _ in 0..200 {
         if state(connection, id).await == wanted {
             return;

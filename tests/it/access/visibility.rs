@@ -109,12 +109,17 @@ async fn flight_sql_metadata_is_filtered() {
     for hidden in ["ledger", "books", "accounts", "crm"] {
         assert!(!seen.iter().any(|cell| cell.contains(hidden)), "{hidden} in {seen:?}");
     }
-    let keys = CommandGetPrimaryKeys { catalog: Some("ledger".into()), db_schema: Some("books".into()), table: "accounts".into() };
+    let keys = CommandGetPrimaryKeys {
+        catalog: Some("ledger".into()),
+        db_schema: Some("books".into()),
+        table: "accounts".into(),
+    };
     let info = bob.get_primary_keys(keys).await.expect("GetPrimaryKeys");
     if let Err(error) = read(&mut bob, &info).await {
         assert_code(&error, ErrorCode::CatalogNotFound, "keys");
     }
-    let refused = bob.prepare("SELECT * FROM ledger.books.accounts".to_string(), None).await.expect_err("a hidden table");
+    let refused =
+        bob.prepare("SELECT * FROM ledger.books.accounts".to_string(), None).await.expect_err("a hidden table");
     assert_code(&typed(refused), ErrorCode::CatalogNotFound, "prepare");
     town.stop().await;
 }

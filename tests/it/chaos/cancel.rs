@@ -110,7 +110,8 @@ async fn a_cancelled_query_is_cancelled_in_postgres() {
     let slow = "CREATE VIEW slow AS SELECT id, pg_sleep(0.01)::text AS nap FROM generate_series(1, 100000) AS t(id)";
     admin.batch_execute(slow).await.expect("make the view");
     let backends = async |condition: &str| -> i64 {
-        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'townlake %' AND {condition}");
+        let sql =
+            format!("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'townlake %' AND {condition}");
         admin.query_one(&sql, &[]).await.expect("ask Postgres").get(0)
     };
     for kill in [false, true] {

@@ -43,7 +43,8 @@ async fn kill_one(bed: &mut TestBed, sql: &str) -> Rows {
     let of_long_stage: Vec<_> = tasks.iter().filter(|task| task.stage == LONG_STAGE).collect();
     let lost = of_long_stage.iter().any(|row| row.executor == task.executor && row.state == "LOST");
     assert!(lost, "no task was running on the executor when it was killed: {tasks:#?}");
-    let again = of_long_stage.iter().any(|row| row.executor != task.executor && row.attempt > 1 && row.state == "FINISHED");
+    let again =
+        of_long_stage.iter().any(|row| row.executor != task.executor && row.attempt > 1 && row.state == "FINISHED");
     assert!(again, "no task ran again elsewhere: {tasks:#?}");
     assert!(tasks.iter().all(|task| task.state != "RUNNING"), "{tasks:#?}");
     rows
@@ -98,7 +99,8 @@ async fn an_executor_killed_while_its_result_is_read_doubles_no_row() {
         match batch {
             Ok(batch) => {
                 let orders = batch.column(0).as_primitive::<Int64Type>();
-                let (lines, others) = (batch.column(1).as_primitive::<Int32Type>(), batch.column(2).as_primitive::<Int32Type>());
+                let (lines, others) =
+                    (batch.column(1).as_primitive::<Int32Type>(), batch.column(2).as_primitive::<Int32Type>());
                 for row in 0..batch.num_rows() {
                     let key = (orders.value(row), lines.value(row), others.value(row));
                     assert!(seen.insert(key), "{key:?} came twice");

@@ -23,7 +23,9 @@ async fn spills(connection: &Connection, sql: &str) -> u64 {
     let (_, batches) = connection.collect(&format!("EXPLAIN ANALYZE {sql}")).await.expect("explain");
     let text = arrow::util::pretty::pretty_format_batches(&batches).expect("a table").to_string();
     let counts = text.split("spill_count=").skip(1);
-    counts.map(|rest| rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u64>().unwrap_or(0)).sum()
+    counts
+        .map(|rest| rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u64>().unwrap_or(0))
+        .sum()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

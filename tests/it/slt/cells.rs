@@ -55,10 +55,14 @@ fn kind(data_type: &DataType) -> Kind {
     match data_type {
         data_type if data_type.is_integer() => Kind::Integer,
         data_type if data_type.is_floating() => Kind::Real,
-        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => Kind::Real,
+        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => {
+            Kind::Real
+        }
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Kind::Text,
         DataType::Boolean => Kind::Boolean,
-        DataType::Date32 | DataType::Date64 | DataType::Time32(_) | DataType::Time64(_) | DataType::Interval(_) => Kind::Date,
+        DataType::Date32 | DataType::Date64 | DataType::Time32(_) | DataType::Time64(_) | DataType::Interval(_) => {
+            Kind::Date
+        }
         DataType::Timestamp(..) => Kind::Timestamp,
         _ => Kind::Other,
     }
@@ -97,10 +101,12 @@ fn cell(column: &dyn Array, formatter: &ArrayFormatter<'_>, row: usize) -> Strin
     }
 }
 
-/// A number rounded to so many significant digits.
+/// A number rounded to so many significant digits; very large and very small ones with an exponent.
 fn significant(number: f64, digits: usize) -> String {
-    match number.is_finite() {
-        true => format!("{:.*e}", digits - 1, number).parse::<f64>().unwrap_or(number).to_string(),
-        false => number.to_string(),
+    let rounded = format!("{number:.*e}", digits - 1).parse::<f64>().unwrap_or(number);
+    match rounded.abs() {
+        size if !size.is_finite() => number.to_string(),
+        size if size != 0.0 && !(1e-6..1e16).contains(&size) => format!("{rounded:e}"),
+        _ => rounded.to_string(),
     }
 }

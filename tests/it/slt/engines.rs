@@ -22,7 +22,9 @@ impl Oracle {
     /// An engine in which `lake.<schema>` is current.
     pub async fn new(schema: &str) -> Self {
         let config = SessionConfig::new().with_target_partitions(4).with_default_catalog_and_schema("lake", schema);
-        let context = SessionContext::new_with_config(config.with_create_default_catalog_and_schema(false));
+        // The time zone of a Town Lake session.
+        let config = config.with_create_default_catalog_and_schema(false).set_str("datafusion.execution.time_zone", "UTC");
+        let context = SessionContext::new_with_config(config);
         for name in ["lake", "crm"] {
             let catalog = Arc::new(MemoryCatalogProvider::new());
             catalog.register_schema(schema, Arc::new(MemorySchemaProvider::new())).expect("a schema in memory");
