@@ -39,6 +39,7 @@ pub struct CoordinatorHandle {
     /// Where the scheduler listens for executors.
     pub internal_addr: SocketAddr,
     queries: Arc<QueryService>,
+    scheduler: Arc<Scheduler>,
     /// The doors stop taking calls.
     closing: CancellationToken,
     /// The scheduler stops and leaves the member list: after the last query.
@@ -97,7 +98,7 @@ impl Coordinator {
             incarnation = scheduler.incarnation(),
             "coordinator listens"
         );
-        Ok(CoordinatorHandle { flight_addr, http_addr, internal_addr, queries, closing, stopping, doors, sweeper })
+        Ok(CoordinatorHandle { flight_addr, http_addr, internal_addr, queries, scheduler, closing, stopping, doors, sweeper })
     }
 }
 
@@ -128,6 +129,7 @@ impl CoordinatorHandle {
             self.doors.shutdown().await;
         }
         self.stopping.cancel();
+        self.scheduler.left().await;
     }
 
     async fn doors_closed(&mut self) {

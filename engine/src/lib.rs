@@ -9,6 +9,7 @@ pub mod batches;
 pub mod codec;
 pub mod error;
 pub mod functions;
+pub mod joins;
 pub mod network;
 pub mod runtime;
 pub mod session;

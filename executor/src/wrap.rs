@@ -8,17 +8,20 @@ use std::task::{Context, Poll};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use ballista_core::error::BallistaError;
+use ballista_core::execution_plans::{RangeShuffleReaderExec, ShuffleReaderExec};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use townlake_common::{Error, ErrorCode};
 use townlake_engine::batches;
+use townlake_engine::error::{from_datafusion, to_datafusion};
 
 /// What happens to the stream of the node inside.
 #[derive(Debug, Clone)]
@@ -99,7 +102,10 @@ impl ExecutionPlan for WrapExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let rows = self.inner.execute(partition, context)?;
+        let mut rows = self.inner.execute(partition, context)?;
+        if self.above_leaf && (self.inner.is::<ShuffleReaderExec>() || self.inner.is::<RangeShuffleReaderExec>()) {
+            rows = Box::pin(RecordBatchStreamAdapter::new(rows.schema(), rows.map_err(unreadable)));
+        }
         Ok(match &self.change {
             Change::Cancel(token) => Box::pin(CancelStream::new(rows, token.clone())),
             Change::Compact => {
@@ -112,6 +118,19 @@ impl ExecutionPlan for WrapExec {
 
     fn metrics(&self) -> Option<MetricsSet> {
         if self.above_leaf { None } else { self.inner.metrics() }
+    }
+}
+
+/// The error of a partition that could not be read from another executor. A connection that breaks before its first block
+/// comes from Ballista as data that cannot be decoded, without the name of the executor; whichever of the two it is, the
+/// task is to be tried again: then a dead executor is found dead.
+fn unreadable(error: DataFusionError) -> DataFusionError {
+    match from_datafusion(&error).code() {
+        ErrorCode::DataCorrupt => {
+            let lost = Error::new(ErrorCode::ExecutorLost, "the output of another executor could not be read");
+            to_datafusion(lost.retryable().with_source(error))
+        }
+        _ => error,
     }
 }
 
@@ -189,6 +208,17 @@ mod tests {
         assert!(rows.next().await.unwrap().is_ok());
         token.cancel();
         assert!(rows.next().await.unwrap().is_err());
+    }
+
+    #[test]
+    fn a_partition_that_breaks_off_is_tried_again() {
+        let ipc = |text: &str| arrow::error::ArrowError::IpcError(text.to_string());
+        let broken = DataFusionError::ArrowError(Box::new(ipc("h2 protocol error")), None);
+        let error = from_datafusion(&unreadable(BallistaError::from(broken).into_datafusion()));
+        assert!(error.code() == ErrorCode::ExecutorLost && error.is_retryable(), "{error:?}");
+        let fetch = BallistaError::FetchFailed("e1".to_string(), 2, 3, "gone".to_string());
+        let kept: BallistaError = unreadable(fetch.into_datafusion()).into();
+        assert!(matches!(kept, BallistaError::FetchFailed(executor, 2, 3, _) if executor == "e1"));
     }
 
     #[test]

@@ -33,8 +33,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SessionContext;
 use datafusion::physical_plan::ExecutionPlan;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use townlake_cluster::{BUILD, Membership, Node, Role, Seat, State};
 use townlake_common::config::Config;
@@ -64,6 +66,8 @@ pub struct Scheduler {
     address: SocketAddr,
     incarnation: String,
     runs: AtomicU64,
+    /// Ends when the coordinator has left the member list.
+    leaving: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What a query holds until its last row is read: its place, and its context with the pins in it.
@@ -92,7 +96,7 @@ impl Scheduler {
         links::follow(&core, &membership, &shutdown);
         let seat = membership.join(record(incarnation.clone(), address)).await?;
         info!(%address, "the internal door listens");
-        tokio::spawn(leave(seat, shutdown));
+        let leaving = Mutex::new(Some(tokio::spawn(leave(seat, shutdown))));
 
         let admission = Arc::new(Semaphore::new(config.limits.concurrent_queries.clamp(1, Semaphore::MAX_PERMITS)));
         Ok(Arc::new(Self {
