@@ -29,6 +29,9 @@ use townlake_common::{Error, ErrorCode, Result};
 
 use crate::args::{Cli, Command};
 
+/// What a node logs. Ballista's event loop calls every query that fails an error of the server; we log those ourselves.
+const LOGGED: &str = "warn,townlake=info,ballista_scheduler::scheduler_server::query_stage_scheduler=off";
+
 /// Parses the arguments, runs the command, and turns its outcome into an exit code: 0, or 1 with one line on stderr.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -43,7 +46,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     let quiet = matches!(command, Command::Sql(_) | Command::Load(_) | Command::HashPassword(_) | Command::Demo(_));
-    townlake_common::telemetry::init_with_default(if quiet { "error" } else { "warn,townlake=info" });
+    townlake_common::telemetry::init_with_default(if quiet { "error" } else { LOGGED });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("townlake")

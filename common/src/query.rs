@@ -49,7 +49,7 @@ type Pin = Arc<dyn Any + Send + Sync>;
 /// One query on its way: who asks, under which id, and what it holds on to.
 ///
 /// A connector *pins* what must stay the same for the whole query (an exported Postgres snapshot, for one) under a key of
-/// its own. Pins live until the query's last clone of this context is dropped; their `Drop` releases the resource.
+/// its own. Pins live until the query has ended ([`QueryContext::release`]); their `Drop` releases the resource.
 pub struct QueryContext {
     /// The query's id.
     pub id: QueryId,
@@ -78,6 +78,13 @@ impl QueryContext {
             .map_err(|_| Error::internal(format!("the pin {key} was made with another type")))
     }
 
+    /// Lets go of every pin: the query has ended. A clone of this context may live on, for one in the sessions that the
+    /// scheduler keeps of ended jobs, and what was pinned must not wait for it.
+    pub fn release(&self) {
+        let pins = std::mem::take(&mut *self.pins.lock());
+        drop(pins); // outside the lock: a pin may do much when it goes
+    }
+
     /// The keys of all pins, sorted: what EXPLAIN and the query history show.
     pub fn pin_keys(&self) -> Vec<String> {
         let mut keys: Vec<_> =
@@ -90,5 +97,20 @@ impl QueryContext {
 impl fmt::Debug for QueryContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QueryContext").field("id", &self.id).field("principal", &self.principal).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_query_lets_its_pins_go_whoever_holds_the_context() {
+        let context = QueryContext::new(QueryId::generate(), Principal::new("ann", Vec::new()));
+        let pinned = Arc::downgrade(&context.pin("postgres crm", || async { Ok("a snapshot".to_string()) }).await.unwrap());
+        let held_by_another = Arc::clone(&context);
+        assert!(pinned.upgrade().is_some());
+        context.release();
+        assert!(pinned.upgrade().is_none() && held_by_another.pin_keys().is_empty());
     }
 }

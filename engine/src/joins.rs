@@ -158,11 +158,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn joins_that_give_rows_of_the_left_are_partitioned_and_merged_again() {
+    async fn joins_that_give_rows_of_the_left_are_partitioned() {
         for kind in ["LEFT", "FULL"] {
             let sql = format!("SELECT * FROM l {kind} JOIN r ON l.column1 = r.column1 ORDER BY l.column1");
             let text = plan(&sql).await;
-            assert!(text.contains("mode=Partitioned") && text.contains("SortPreservingMergeExec"), "{text}");
+            assert!(text.contains("mode=Partitioned"), "{text}");
         }
         let inner = plan("SELECT * FROM l JOIN r ON l.column1 = r.column1 ORDER BY l.column1").await;
         assert!(inner.contains("mode=CollectLeft"), "a small side is broadcast: {inner}");

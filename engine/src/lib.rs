@@ -13,3 +13,4 @@ pub mod joins;
 pub mod network;
 pub mod runtime;
 pub mod session;
+pub mod subqueries;

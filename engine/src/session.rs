@@ -32,6 +32,7 @@ use datafusion::optimizer::OptimizerRule;
 use datafusion::prelude::SessionConfig;
 
 use crate::network::{self, MAX_MESSAGE_BYTES};
+use crate::subqueries::NameScalarSubqueries;
 
 /// The configuration of every session, on coordinator and executor. `target_partitions` is the number of partitions of an
 /// exchange and of a scan.
@@ -58,9 +59,12 @@ pub fn base_config(target_partitions: usize) -> SessionConfig {
     config
 }
 
-/// The logical optimizer rules: DataFusion's with Ballista's in front, without which NOT IN becomes a join in one task.
+/// The logical optimizer rules: DataFusion's with Ballista's in front, without which NOT IN becomes a join in one task, and
+/// ours, without which some scalar subqueries cannot become joins.
 pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
-    ballista_core::optimizer::ballista_default_optimizer_rules()
+    let mut rules = ballista_core::optimizer::ballista_default_optimizer_rules();
+    rules.insert(0, Arc::new(NameScalarSubqueries));
+    rules
 }
 
 /// The state of a session with our functions and rules, to which the coordinator adds catalogs, an id and its own rules.

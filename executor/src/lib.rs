@@ -14,6 +14,7 @@ mod failure;
 mod flight;
 mod grpc;
 mod health;
+mod interrupt;
 mod launch;
 mod memory;
 mod metrics;

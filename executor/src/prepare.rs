@@ -9,6 +9,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use tokio_util::sync::CancellationToken;
 
+use crate::interrupt::interruptible;
 use crate::wrap::WrapExec;
 
 /// The plan of a task, with a shuffle writer on top, as we run it: every node below the writer stops when `token` is
@@ -18,12 +19,15 @@ use crate::wrap::WrapExec;
 pub(crate) fn prepare(plan: Arc<dyn ExecutionPlan>, token: &CancellationToken) -> Result<Arc<dyn ExecutionPlan>> {
     let compact = !plan.is::<SortShuffleWriterExec>();
     let inputs = plan.children().into_iter().cloned().map(|input| {
-        let input =
-            input.transform_up(|node| Ok(Transformed::yes(WrapExec::cancelled_by(node, token.clone())))).data()?;
+        let input = input.transform_up(|node| Ok(Transformed::yes(stopped_by(node, token)?))).data()?;
         Ok(if compact { WrapExec::compacted(input) } else { input })
     });
     let inputs = inputs.collect::<Result<Vec<_>>>()?;
     plan.replace_children(inputs, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep))
+}
+
+fn stopped_by(node: Arc<dyn ExecutionPlan>, token: &CancellationToken) -> Result<Arc<dyn ExecutionPlan>> {
+    Ok(WrapExec::cancelled_by(interruptible(node, token)?, token.clone()))
 }
 
 #[cfg(test)]

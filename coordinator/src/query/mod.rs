@@ -8,6 +8,7 @@
 mod create_table;
 mod explain;
 mod ingest;
+mod insert_target;
 mod new_table;
 mod parameters;
 mod parse;

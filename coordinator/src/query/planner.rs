@@ -25,6 +25,7 @@ use townlake_common::{Error, ErrorCode, QueryContext, Result, nearest};
 use townlake_engine::error::from_datafusion;
 use townlake_engine::session::{base_config, state_builder};
 
+use super::insert_target::{InsertTarget, target_of_values};
 use super::parse::{name_of, normalize};
 use super::relation::{VersionedTables, table_functions, versioned_names};
 use super::settings::Effective;
@@ -142,10 +143,15 @@ impl Planner<'_> {
                 names.push(name);
             }
         }
+        let target = match target_of_values(statement) {
+            Some(name) => Some(self.current.table(name.parts())?),
+            None => None,
+        };
         let mut resolved = Vec::with_capacity(names.len());
         for name in names {
             touched.insert(name.catalog.clone());
             match self.catalogs.table(self.context, &name, None).await? {
+                Some(table) if target.as_ref() == Some(&name) => resolved.push((name, InsertTarget::wrap(table))),
                 Some(table) => resolved.push((name, table)),
                 None => return Err(self.catalogs.not_found(self.context, &name).await),
             }

@@ -245,6 +245,8 @@ impl Registry {
             queries.ended.pop_front();
         }
         queries.ended.push_back(info);
+        drop(queries);
+        tracked.context.release();
         (self.audit(tracked), outcome)
     }
 }

@@ -106,7 +106,18 @@ impl Scheduler {
             address,
             incarnation,
             runs: AtomicU64::new(1),
+            leaving,
         }))
+    }
+
+    /// Waits, after the shutdown was asked for, until the coordinator is off the member list: a process that ends before
+    /// leaves its record there until its lease runs out.
+    pub async fn left(&self) {
+        let leaving = self.leaving.lock().take();
+        if let Some(leaving) = leaving {
+            // a panic in there would be in the log already
+            drop(leaving.await);
+        }
     }
 
     /// Runs a plan and gives its rows. Returns when the rows are there to be read; they are then read with back-pressure,

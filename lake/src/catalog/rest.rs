@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use iceberg::spec::TableMetadata;
+use iceberg::spec::{Schema, TableMetadata};
 use iceberg::{TableRequirement, TableUpdate};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -130,6 +130,13 @@ impl Catalog for RestCatalog {
     }
 
     async fn create_table(&self, name: &TableName, table: NewTable) -> Result<TableHead> {
+        let exists = || Error::new(ErrorCode::AlreadyExists, format!("table {}.{name} exists already", self.name));
+        // Some servers (SeaweedFS) answer the creation of a table that is there with that table and 200.
+        let namespace = path_of(&name.namespace);
+        let there = self.client.call(Method::GET, &Self::table_path(&namespace, name), &[], None).await?;
+        if there.found(&self.name)?.is_some() {
+            return Err(exists());
+        }
         let body = json!({
             "name": name.table,
             "location": table.location,
@@ -138,15 +145,18 @@ impl Catalog for RestCatalog {
             "properties": table.properties,
             "stage-create": false,
         });
-        let path = ["namespaces", &path_of(&name.namespace), "tables"];
+        let path = ["namespaces", &namespace, "tables"];
         let answer = self.client.call(Method::POST, &path, &[], Some(&body)).await?;
         match answer.status.as_u16() {
             404 => {
                 let message = format!("schema {}.{} does not exist", self.name, name.namespace);
                 Err(Error::new(ErrorCode::SchemaNotFound, message))
             }
-            409 => Err(Error::new(ErrorCode::AlreadyExists, format!("table {}.{name} exists already", self.name))),
-            _ => self.head(name, answer.success(&self.name)?),
+            409 => Err(exists()),
+            _ => {
+                let head = self.head(name, answer.success(&self.name)?)?;
+                if is_as_created(&head.metadata, &table.schema) { Ok(head) } else { Err(exists()) }
+            }
         }
     }
 
@@ -191,6 +201,14 @@ impl Catalog for RestCatalog {
             _ => CommitOutcome::Unknown(error()),
         }
     }
+}
+
+/// Whether this can be the empty table that we asked for, and not one that another made a moment before.
+fn is_as_created(metadata: &TableMetadata, schema: &Schema) -> bool {
+    let names = |schema: &Schema| -> Vec<String> {
+        schema.as_struct().fields().iter().map(|field| field.name.clone()).collect()
+    };
+    metadata.snapshots().len() == 0 && names(metadata.current_schema()) == names(schema)
 }
 
 fn levels_of(namespace: &str) -> Vec<&str> {

@@ -163,8 +163,10 @@ impl RestClient {
             let message = format!("the REST server of catalog {} gives no token for our credentials", self.catalog);
             Error::new(ErrorCode::SourceDenied, message).with_hint("check `credential` and `scope` of the catalog")
         };
-        if !answer.status.is_success() {
-            return Err(denied());
+        match answer.status.as_u16() {
+            200..=299 => {}
+            429 | 500..=599 => return Err(answer.error(&self.catalog)), // busy or down: nothing is said of our credentials
+            _ => return Err(denied()),
         }
         let answer: TokenAnswer = serde_json::from_value(answer.body).map_err(|e| denied().with_source(e))?;
         let life = answer.expires_in.map_or(DEFAULT_TOKEN_LIFE, Duration::from_secs);

@@ -27,6 +27,14 @@ struct Server {
     lost: AtomicUsize,
     /// Commits that are answered by 409 without happening.
     conflicts: AtomicUsize,
+    /// Loads that are answered by 404 although the table is there.
+    hidden: AtomicUsize,
+    /// Token requests that are answered by 503.
+    busy: AtomicUsize,
+}
+
+fn take(left: &AtomicUsize) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
 }
 
 type Answer = (StatusCode, Json<Value>);
@@ -48,6 +56,9 @@ fn allowed(server: &Server, headers: &HeaderMap) -> bool {
 }
 
 async fn token(State(server): Shared, body: String) -> Answer {
+    if take(&server.busy) {
+        return error(503);
+    }
     assert!(body.contains("client_secret=hunter2") && body.contains("scope=catalog"), "{body}");
     let n = server.tokens.fetch_add(1, Ordering::SeqCst) + 1;
     ok(json!({ "access_token": format!("token-{n}"), "token_type": "bearer", "expires_in": 3600 }))
@@ -89,12 +100,19 @@ async fn create(State(server): Shared, Path(namespace): Path<String>, Json(body)
     let name = TableName::new(&namespace, body["name"].as_str().unwrap());
     match server.sql.create_table(&name, table).await {
         Ok(head) => ok(json!({ "metadata-location": head.metadata_location, "metadata": *head.metadata })),
-        Err(e) if e.code() == ErrorCode::AlreadyExists => error(409),
+        // As SeaweedFS does it: the table that is there.
+        Err(e) if e.code() == ErrorCode::AlreadyExists => {
+            let head = server.sql.load(&name).await.unwrap().unwrap();
+            ok(json!({ "metadata-location": head.metadata_location, "metadata": *head.metadata }))
+        }
         Err(e) => panic!("{e}"),
     }
 }
 
 async fn load(State(server): Shared, Path((namespace, table)): Path<(String, String)>) -> Answer {
+    if take(&server.hidden) {
+        return error(404);
+    }
     match server.sql.load(&TableName::new(&namespace, &table)).await.unwrap() {
         Some(head) => ok(json!({ "metadata-location": head.metadata_location, "metadata": *head.metadata })),
         None => error(404),
@@ -106,7 +124,6 @@ async fn commit(
     Path((namespace, table)): Path<(String, String)>,
     Json(body): Json<Value>,
 ) -> Answer {
-    let take = |left: &AtomicUsize| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
     if take(&server.conflicts) {
         return error(409);
     }
@@ -125,7 +142,9 @@ async fn commit(
 async fn start(lake: &Lake, lost: usize, conflicts: usize) -> (Arc<Server>, Arc<LakeCatalog>) {
     let (sql, _) = lake.sql().await;
     let counter = AtomicUsize::new;
-    let server = Arc::new(Server { sql, tokens: counter(0), lost: counter(lost), conflicts: counter(conflicts) });
+    let (tokens, hidden, busy) = (counter(0), counter(0), counter(0));
+    let server = Server { sql, tokens, lost: counter(lost), conflicts: counter(conflicts), hidden, busy };
+    let server = Arc::new(server);
     let prefix = "/api/v1/my/prefix/namespaces";
     let router = Router::new()
         .route("/api/v1/oauth/tokens", post(token))
@@ -159,6 +178,10 @@ async fn lists_creates_loads_and_commits_with_a_token_that_expires() {
     let table = rest.create_table(create_table("t", &columns, &[])).await.unwrap().unwrap();
     let again = rest.create_table(create_table("t", &columns, &[])).await.unwrap_err();
     assert_eq!(again.code(), ErrorCode::AlreadyExists);
+    // Another makes it between our look and our call.
+    server.hidden.store(1, Ordering::SeqCst);
+    let other = rest.create_table(create_table("t", &[("other", DataType::Int64)], &[])).await.unwrap_err();
+    assert_eq!((other.code(), server.hidden.load(Ordering::SeqCst)), (ErrorCode::AlreadyExists, 0));
     let files = vec![file(&lake.location("t"), "a", Struct::empty(), |_| {})];
     let id = rest.commit_append(&table, files, &QueryId::generate()).await.unwrap();
     let table = rest.load("s", "t", None).await.unwrap().unwrap();
@@ -177,4 +200,14 @@ async fn conflicts_are_retried_and_lost_answers_looked_up() {
     assert_eq!((server.lost.load(Ordering::SeqCst), server.conflicts.load(Ordering::SeqCst)), (0, 0), "faults fired");
     let table = rest.load("s", "t", None).await.unwrap().unwrap();
     assert_eq!((table.snapshot_id(), table.metadata.snapshots().len()), (id, 1));
+}
+
+#[tokio::test]
+async fn a_busy_server_is_not_taken_for_a_refusal() {
+    let lake = Lake::empty().await;
+    let (server, rest) = start(&lake, 0, 0).await;
+    server.busy.store(1, Ordering::SeqCst); // the token has expired by now
+    let error = rest.list_schemas().await.unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), (ErrorCode::SourceUnavailable, true), "{error}");
+    assert_eq!(rest.list_schemas().await.unwrap(), ["deep", "deep.er", "s"]);
 }

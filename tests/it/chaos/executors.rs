@@ -13,7 +13,8 @@ use townlake_tests::bed::{BedSpec, Rows, TestBed, poll};
 use super::{ANSWER, COUNTED_PAIRS, LONG_STAGE, MANY_ROWS, PAIRS};
 
 /// What a cluster may log when an executor goes away under it.
-const LOSSES: &[&str] = &["ballista_scheduler::", "ballista_core::", "the query runs again", "executor did not confirm"];
+const LOSSES: &[&str] =
+    &["ballista_scheduler::", "ballista_core::", "the query runs again", "executor did not confirm"];
 
 /// Kills an executor that runs a task of the long stage. The query's answer, when it is proven that the task was running
 /// and that its retry ran elsewhere.

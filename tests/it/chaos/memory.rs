@@ -10,9 +10,9 @@ use super::{ANSWER, COUNTED_PAIRS, LONG_STAGE};
 const SORT: &str = "SELECT sum(place * (l_orderkey % 1000)) FROM (SELECT l_orderkey, \
     row_number() OVER (ORDER BY l_comment, l_orderkey, l_linenumber) AS place FROM lake.chaos.items)";
 
-/// As many groups as rows.
-const AGGREGATE: &str = "SELECT count(*), sum(n * (l_orderkey % 1000)) FROM (SELECT l_comment, l_orderkey, l_linenumber, \
-    count(*) AS n FROM lake.chaos.items GROUP BY l_comment, l_orderkey, l_linenumber)";
+/// As many groups as rows, 60 MB of them.
+const AGGREGATE: &str = "SELECT count(*), sum(n * (l_orderkey % 1000)) FROM (SELECT repeat(l_comment, 6), l_orderkey, \
+    l_linenumber, count(*) AS n FROM lake.chaos.items GROUP BY repeat(l_comment, 6), l_orderkey, l_linenumber)";
 
 /// A hash table over all rows.
 const JOIN: &str = "SELECT count(*) FROM lake.chaos.items a JOIN lake.chaos.items b \

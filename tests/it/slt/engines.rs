@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider};
 use datafusion::error::DataFusionError;
@@ -40,9 +39,9 @@ impl AsyncDB for Oracle {
     type ColumnType = Kind;
 
     async fn run(&mut self, sql: &str) -> Result<DBOutput<Kind>, DataFusionError> {
-        let frame = self.0.sql(sql).await?;
-        let schema: SchemaRef = Arc::clone(frame.schema().inner());
-        let batches = frame.collect().await?;
+        let plan = self.0.sql(sql).await?.create_physical_plan().await?;
+        let schema = plan.schema();
+        let batches = datafusion::physical_plan::collect(plan, self.0.task_ctx()).await?;
         let lower = sql.trim_start().to_ascii_lowercase();
         Ok(completed(&lower, &batches).unwrap_or_else(|| cells::output(&schema, &batches)))
     }

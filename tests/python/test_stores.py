@@ -1,0 +1,409 @@
+"""Catalogs and stores that nobody here wrote: SeaweedFS's Iceberg REST catalog and S3, and a real Postgres.
+
+A cluster of a coordinator and two executors writes and reads there, and pyiceberg reads and writes the same tables.
+"""
+
+import datetime
+import decimal
+import os
+import re
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import adbc_driver_flightsql.dbapi as flightsql
+import pyarrow as pa
+import pyarrow.compute
+import pytest
+from pyiceberg.catalog import load_catalog
+from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.transforms import BucketTransform
+from servers import Cluster, Etcd, Postgres, SeaweedFS, client_ports, free_ports
+
+WRONG = "hunter2-wrong"
+SECRETS = (SeaweedFS.SECRET_KEY, Postgres.PASSWORD, Cluster.PASSWORD, WRONG)
+ROWS = 200_000
+
+
+class Town:
+    """All servers, and the cluster that is configured for them."""
+
+    def __init__(self, folder):
+        self.folder, self.started = folder, []
+        try:
+            self.etcd = self.add(Etcd(folder))
+            self.postgres = self.add(Postgres(folder))
+            self.weed = self.add(SeaweedFS(folder))
+            fill(self.postgres)
+            self.cluster = self.add(Cluster(folder, self.etcd, self.catalogs()))
+        except BaseException:
+            self.stop()
+            raise
+
+    def add(self, server):
+        self.started.append(server)
+        return server
+
+    def stop(self):
+        while self.started:
+            self.started.pop().stop()
+
+    def catalogs(self):
+        weed, postgres = self.weed, self.postgres
+        (closed,) = free_ports(1)
+        rest = f'catalog = "rest"\nuri = "{weed.rest}"\nwarehouse = "s3://lake"\nscope = ""\n'
+        return "".join(
+            (
+                iceberg("rest", f'{rest}credential = "{weed.credential}"\n{self.s3()}'),
+                iceberg("rest_refused", f'{rest}credential = "{weed.ACCESS_KEY}:{WRONG}"\n{self.s3()}'),
+                iceberg("rest_keys", f'{rest}credential = "{weed.credential}"\n{self.s3(WRONG)}'),
+                iceberg("rest_gone", f'{rest}credential = "a:{WRONG}"\n{self.s3()}'.replace(weed.rest, gone(closed))),
+                iceberg("files", sql(f"sqlite://{self.folder}/files.db", "s3://warehouse/files") + self.s3()),
+                iceberg("shared", sql(postgres.url("lake"), "s3://warehouse/shared") + self.s3()),
+                iceberg("shared_refused", sql(postgres.url("lake", password=WRONG), "s3://warehouse/shared")),
+                f'[catalogs.crm]\ntype = "postgres"\nurl = "{postgres.url("crm")}"\nreaders = ["ann"]\n',
+            )
+        )
+
+    def s3(self, secret=SeaweedFS.SECRET_KEY):
+        return (
+            f's3_endpoint = "{self.weed.s3}"\ns3_region = "us-east-1"\ns3_path_style = true\n'
+            f's3_access_key_id = "{self.weed.ACCESS_KEY}"\ns3_secret_access_key = "{secret}"\n'
+        )
+
+    def connect(self):
+        login = {"username": Cluster.USER, "password": Cluster.PASSWORD}
+        return flightsql.connect(f"grpc://{self.cluster.address}", db_kwargs=login, autocommit=True)
+
+    def pyiceberg(self, name):
+        """The same catalog, as pyiceberg sees it."""
+        properties = {
+            "s3.endpoint": self.weed.s3,
+            "s3.access-key-id": self.weed.ACCESS_KEY,
+            "s3.secret-access-key": self.weed.SECRET_KEY,
+            "s3.region": "us-east-1",
+        }
+        if name == "rest":
+            uri, own = self.weed.rest, {"type": "rest", "warehouse": "s3://lake"}
+            own |= {"credential": self.weed.credential, "scope": ""}
+        else:
+            uri = {"files": f"sqlite:///{self.folder}/files.db", "shared": self.postgres.url("lake", "postgresql+psycopg")}[name]
+            own = {"type": "sql", "warehouse": f"s3://warehouse/{name}"}
+        return load_catalog(name, uri=uri, **own, **properties)
+
+
+def iceberg(name, text):
+    return f'[catalogs.{name}]\ntype = "iceberg"\nwriters = ["ann"]\n{text}'
+
+
+def sql(uri, warehouse):
+    return f'catalog = "sql"\nuri = "{uri}"\nwarehouse = "{warehouse}"\n'
+
+
+def gone(port):
+    return f"http://127.0.0.1:{port}"
+
+
+def fill(postgres):
+    with closing(postgres.connect("postgres")) as admin, admin.cursor() as cursor:
+        cursor.execute("CREATE DATABASE lake")
+        cursor.execute("CREATE DATABASE crm")
+    with closing(postgres.connect("crm")) as crm, crm.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE account (id bigint PRIMARY KEY, region text, balance bigint);"
+            f"INSERT INTO account SELECT i, 'r' || i % 5, 100 FROM generate_series(1, {ROWS}) i; ANALYZE account"
+        )
+
+
+@pytest.fixture(scope="module")
+def town():
+    # Not pytest's private folder: the user `postgres` must be able to enter it.
+    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"townlake-stores-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    town = None
+    try:
+        town = Town(folder)
+        yield town
+    finally:
+        if town:
+            town.stop()
+        subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+@pytest.fixture()
+def cursor(town):
+    with town.connect() as connection, connection.cursor() as cursor:
+        yield cursor
+
+
+def rows(cursor, sql):
+    cursor.execute(sql)
+    return cursor.fetchall()
+
+
+def rejected(cursor, sql, *words):
+    with pytest.raises(Exception) as caught:
+        rows(cursor, sql)
+    text = str(caught.value)
+    assert all(word in text for word in words), text
+    assert not any(secret in text for secret in SECRETS), "a secret in an error"
+    return text
+
+
+def files_read(cursor, sql):
+    """Files that EXPLAIN says are read, and files of the table."""
+    (plan,) = set(re.findall(r"files=(\d+)/(\d+)", str(rows(cursor, f"EXPLAIN {sql}"))))
+    return tuple(map(int, plan))
+
+
+def sales(first, last, months="1 + value % 3"):
+    """Rows of the table of [`create_sales`], a month and a region each."""
+    return (
+        f"SELECT value, make_date(2024, CAST({months} AS INT), CAST(1 + value % 28 AS INT)), "
+        f"CASE value % 2 WHEN 0 THEN 'a/b c=é%' ELSE NULL END, CAST(value AS DECIMAL(12, 2)) / 4 "
+        f"FROM generate_series({first}, {last})"
+    )
+
+
+def words(first, more):
+    return f"SELECT value, 'ours' || value FROM generate_series({first}, {first + more})"
+
+
+def create_sales(cursor, schema):
+    cursor.execute(f"CREATE SCHEMA {schema}")
+    cursor.execute(
+        f"CREATE TABLE {schema}.sales (id BIGINT NOT NULL, day DATE, region VARCHAR, amount DECIMAL(12, 2)) "
+        "PARTITIONED BY (month(day), region)"
+    )
+    assert rows(cursor, f"INSERT INTO {schema}.sales {sales(1, 3000)}") == [(3000,)]
+
+
+def check_both_ways(town, cursor, catalog):
+    """Everything that a user does with tables, and pyiceberg on the other side."""
+    schema, theirs = f"{catalog}.shop", town.pyiceberg(catalog)
+    create_sales(cursor, schema)
+    table = theirs.load_table("shop.sales")
+    first = table.current_snapshot()
+    time.sleep(0.01)  # snapshots carry milliseconds
+    assert rows(cursor, f"INSERT INTO {schema}.sales {sales(3001, 3100, '12')}") == [(100,)]
+
+    # pyiceberg reads what we wrote
+    table = theirs.load_table("shop.sales")
+    read = table.scan().to_arrow()
+    assert sorted(read["id"].to_pylist()) == list(range(1, 3101))
+    row = table.scan(row_filter="id == 8").to_arrow().to_pylist()
+    assert row == [{"id": 8, "day": datetime.date(2024, 3, 9), "region": "a/b c=é%", "amount": decimal.Decimal("2.00")}]
+    files = table.inspect.files().to_pylist()
+    assert all(file["file_path"].startswith("s3://") for file in files)
+    assert {file["partition"]["region"] for file in files} == {"a/b c=é%", None}
+
+    # pruning, time travel
+    december = f"{schema}.sales WHERE day >= DATE '2024-12-01'"
+    kept, total = files_read(cursor, f"SELECT * FROM {december}")
+    assert kept < total == len(files), (kept, total)
+    assert rows(cursor, f"SELECT count(*), min(id) FROM {december}") == [(100, 3001)]
+    assert rows(cursor, f"SELECT count(*), count(region), sum(amount) FROM {schema}.sales") == [
+        (3100, 1550, decimal.Decimal(3100 * 3101) / 8)
+    ]
+    moment = datetime.datetime.fromtimestamp(first.timestamp_ms / 1000, datetime.timezone.utc)
+    moment = moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    for version in (f"VERSION AS OF {first.snapshot_id}", f"TIMESTAMP AS OF TIMESTAMP '{moment}'"):
+        assert rows(cursor, f"SELECT count(*), max(id) FROM {schema}.sales FOR {version}") == [(3000, 3000)]
+    rejected(cursor, f"SELECT * FROM {schema}.sales FOR VERSION AS OF 1", "SNAPSHOT_NOT_FOUND")
+
+    # we read what pyiceberg wrote, and write on
+    data = pa.table({"id": pa.array(range(500), pa.int64()), "name": [f"n{i}" if i % 7 else None for i in range(500)]})
+    table = theirs.create_table("shop.theirs", schema=data.schema)
+    table.append(data)
+    assert rows(cursor, f"SELECT count(*), count(name), max(id) FROM {schema}.theirs") == [(500, 428, 499)]
+    assert rows(cursor, f"SELECT name FROM {schema}.theirs WHERE id = 8") == [("n8",)]
+    with table.update_schema() as update:
+        update.rename_column("name", "label")
+    with table.update_spec() as update:
+        update.add_field("id", BucketTransform(4), "id_bucket")
+    assert rows(cursor, f"INSERT INTO {schema}.theirs {words(500, 99)}") == [(100,)]
+    table.refresh()
+    for wanted in (3, 500, 537, 599):  # it hashes the value and reads that bucket only: ours must be the same hash
+        assert table.scan(row_filter=f"id == {wanted}").to_arrow()["id"].to_pylist() == [wanted]
+    assert sorted({file["spec_id"] for file in table.inspect.files().to_pylist()}) == [0, 1]
+    kept, total = files_read(cursor, f"SELECT * FROM {schema}.theirs WHERE id = 537")
+    assert kept < total
+    assert rows(cursor, f"SELECT count(*), count(label) FROM {schema}.theirs WHERE id IN (0, 8, 537)") == [(3, 2)]
+
+    # CREATE TABLE AS, names, the end
+    cursor.execute(f"CREATE TABLE {schema}.totals AS SELECT region, sum(amount) AS total FROM {schema}.sales GROUP BY 1")
+    totals = theirs.load_table("shop.totals").scan().to_arrow().to_pylist()
+    assert {row["region"]: row["total"] for row in totals} == dict(rows(cursor, f"SELECT * FROM {schema}.totals"))
+    rejected(cursor, f"CREATE TABLE {schema}.totals (id BIGINT)", "ALREADY_EXISTS")
+    rejected(cursor, f"CREATE SCHEMA {schema}", "ALREADY_EXISTS")
+    rejected(cursor, f"CREATE TABLE {catalog}.nowhere.t (id BIGINT)", "SCHEMA_NOT_FOUND")
+    rejected(cursor, f"SELECT * FROM {schema}.total", "TABLE_NOT_FOUND", "totals")
+    rejected(cursor, f"DROP SCHEMA {schema}", "INVALID_QUERY", "not empty")
+    assert sorted(name for _, name in theirs.list_tables("shop")) == ["sales", "theirs", "totals"]
+    for name in ("sales", "theirs", "totals"):
+        cursor.execute(f"DROP TABLE {schema}.{name}")
+    rejected(cursor, f"DROP TABLE {schema}.sales", "TABLE_NOT_FOUND")
+    cursor.execute(f"DROP SCHEMA {schema}")
+    assert ("shop",) not in theirs.list_namespaces()
+    rejected(cursor, f"SELECT * FROM {schema}.sales", "NOT_FOUND")
+
+
+@pytest.mark.parametrize("catalog", ["rest", "files", "shared"])
+def test_tables_both_ways(town, cursor, catalog):
+    check_both_ways(town, cursor, catalog)
+
+
+def test_nested_namespaces(town, cursor):
+    theirs = town.pyiceberg("rest")
+    for levels in (("deep",), ("deep", "er")):
+        theirs.create_namespace(levels)
+    theirs.create_table(("deep", "er", "t"), schema=pa.schema([("id", pa.int64())])).append(pa.table({"id": [7]}))
+    assert ("deep.er",) in [row[-1:] for row in rows(cursor, "SHOW SCHEMAS FROM rest")]
+    assert rows(cursor, 'SELECT id FROM rest."deep.er".t') == [(7,)]
+
+
+@pytest.mark.parametrize("catalog", ["rest", "shared"])
+def test_concurrent_writers_lose_no_row(town, cursor, catalog):
+    writers, rounds, size = 4, 3, 50
+    schema, theirs = f"{catalog}.race", town.pyiceberg(catalog)
+    cursor.execute(f"CREATE SCHEMA {schema}")
+    cursor.execute(f"CREATE TABLE {schema}.t (id BIGINT, writer BIGINT)")
+    start = threading.Barrier(writers + 1)
+
+    def ours(writer):
+        with town.connect() as connection, connection.cursor() as own:
+            start.wait()
+            for number in range(rounds):
+                low = (writer * rounds + number) * size
+                sql = f"SELECT value, {writer} FROM generate_series({low}, {low + size - 1})"
+                assert rows(own, f"INSERT INTO {schema}.t {sql}") == [(size,)]
+
+    def pyiceberg():
+        data = pa.table({"id": pa.array([-1], pa.int64()), "writer": pa.array([-1], pa.int64())})
+        start.wait()
+        for _ in range(20):  # it may lose against us
+            try:
+                return theirs.load_table("race.t").append(data)
+            except CommitFailedException:
+                continue
+        raise AssertionError("pyiceberg never got its commit in")
+
+    with ThreadPoolExecutor(writers + 1) as pool:
+        for done in [pool.submit(pyiceberg), *(pool.submit(ours, writer) for writer in range(writers))]:
+            done.result()
+    total = writers * rounds * size
+    assert rows(cursor, f"SELECT count(*), count(DISTINCT id), min(id), max(id) FROM {schema}.t") == [
+        (total + 1, total + 1, -1, total - 1)
+    ]
+    table = theirs.load_table("race.t")
+    assert sorted(table.scan().to_arrow()["id"].to_pylist()) == list(range(-1, total))
+    assert len(table.snapshots()) == writers * rounds + 1, "one commit an INSERT"
+
+
+def test_files_in_many_parts(town, cursor):
+    """Larger than one upload part of ours and than one chunk of the server's."""
+    cursor.execute("CREATE SCHEMA files.wide")
+    cursor.execute(
+        "CREATE TABLE files.wide.t AS SELECT value AS id, CAST(random() AS VARCHAR) || CAST(random() AS VARCHAR) AS pad "
+        "FROM generate_series(1, 1000000)"
+    )
+    table = town.pyiceberg("files").load_table("wide.t")
+    sizes = [file["file_size_in_bytes"] for file in table.inspect.files().to_pylist()]
+    assert max(sizes) > 12 << 20, sizes
+    assert rows(cursor, "SELECT count(*), sum(id), count(pad) FROM files.wide.t") == [(10**6, 500000500000, 10**6)]
+    ids = table.scan(selected_fields=("id",)).to_arrow()["id"]
+    assert pyarrow.compute.sum(ids).as_py() == 500000500000
+
+
+def test_wrong_credentials_are_told_without_the_secret(town, cursor):
+    rejected(cursor, "SHOW SCHEMAS FROM rest_refused", "SOURCE_DENIED", "rest_refused")
+    rejected(cursor, "SELECT * FROM rest_refused.s.t", "SOURCE_DENIED", "rest_refused")
+    rejected(cursor, "SHOW SCHEMAS FROM shared_refused", "SOURCE_DENIED", "shared_refused")
+    # The catalog lets us in and its store does not.
+    cursor.execute("CREATE SCHEMA rest.locked")
+    cursor.execute("CREATE TABLE rest.locked.t (id BIGINT)")
+    cursor.execute("INSERT INTO rest.locked.t VALUES (1)")
+    rejected(cursor, "SELECT * FROM rest_keys.locked.t", "SOURCE_DENIED", "s3://lake/")
+    rejected(cursor, "INSERT INTO rest_keys.locked.t VALUES (2)", "SOURCE_DENIED", "s3://lake/")
+    assert rows(cursor, "SELECT id FROM rest.locked.t") == [(1,)]
+
+
+def test_a_scan_of_postgres_is_split_over_both_executors_on_one_snapshot(town, cursor):
+    stop = threading.Event()
+
+    def transfers():
+        """Moves money in both directions of the table: only a single snapshot has the right sum."""
+        done = 0
+        with closing(town.postgres.connect("crm")) as crm, crm.cursor() as own:
+            while not stop.is_set():
+                own.execute(
+                    "UPDATE account SET balance = balance + CASE WHEN id <= 20 THEN 7 ELSE -7 END "
+                    f"WHERE id <= 20 OR id > {ROWS - 20}"
+                )
+                done += 1
+        return done
+
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(transfers)
+        try:
+            sql = "SELECT region, count(*), sum(balance) FROM crm.public.account GROUP BY region"
+            result = rows(cursor, f"{sql} ORDER BY region")
+        finally:
+            stop.set()
+        assert writer.result() > 0
+    assert [(region, count) for region, count, _ in result] == [(f"r{i}", ROWS // 5) for i in range(5)]
+    assert sum(balance for _, _, balance in result) == ROWS * 100
+    ((query,),) = rows(
+        cursor, "SELECT id FROM system.runtime.queries WHERE sql LIKE '%crm.public.account%' AND sql NOT LIKE '%runtime%'"
+    )
+
+    # lines of Postgres's own: process, host(port), <application>
+    line = re.compile(r"^(\d+) 127\.0\.0\.1\((\d+)\) <([^>]*)> .*?(COPY \(SELECT .*|SET TRANSACTION SNAPSHOT '[^']+')")
+    found = [match for match in map(line.match, town.postgres.process.log().splitlines()) if match]
+    copies = [m for m in found if m[4].startswith("COPY") and query in m[3]]
+    ranges = []
+    for copy in copies:
+        low, high = (re.search(rf"ctid {sign} '\((\d+),0\)'", copy[4]) for sign in (">=", "<"))
+        ranges.append((int(low[1]) if low else 0, int(high[1]) if high else None))
+    ranges.sort()
+    assert len(ranges) >= 4, ranges
+    assert ranges[0][0] == 0 and ranges[-1][1] is None, ranges
+    assert all(high == following[0] for (_, high), following in zip(ranges, ranges[1:])), f"not disjoint: {ranges}"
+
+    backends = {copy[1] for copy in copies}
+    snapshots = {m[4] for m in found if m[4].startswith("SET") and m[1] in backends}
+    assert len(snapshots) == 1, snapshots
+
+    # whose connections they were: the pools keep them for a while
+    executors = [node for node in town.cluster.nodes if node.name.startswith("executor")]
+    owners = {node.name: client_ports(node.pid) for node in executors}
+    readers = {name for copy in copies for name, ports in owners.items() if int(copy[2]) in ports}
+    assert readers == {"executor-1", "executor-2"}, (owners, [copy[2] for copy in copies])
+
+
+def test_a_server_that_is_away_is_named_and_found_again(town, cursor):
+    rejected(cursor, "SHOW SCHEMAS FROM rest_gone", "SOURCE_UNAVAILABLE", "rest_gone")
+    rejected(cursor, "SELECT * FROM rest_gone.s.t", "SOURCE_UNAVAILABLE", "rest_gone")
+    cursor.execute("CREATE SCHEMA rest.kept")
+    cursor.execute("CREATE TABLE rest.kept.t AS SELECT 1 AS id")
+    cursor.execute("CREATE SCHEMA files.kept")
+    cursor.execute("CREATE TABLE files.kept.t AS SELECT 2 AS id")
+    town.weed.stop()
+    for sql, word in (("SELECT * FROM rest.kept.t", "catalog rest"), ("SELECT * FROM files.kept.t", "s3://warehouse/")):
+        began = time.monotonic()
+        print(rejected(cursor, sql, "SOURCE_UNAVAILABLE", word), time.monotonic() - began)
+    town.weed.start()
+    assert rows(cursor, "SELECT id FROM rest.kept.t UNION SELECT id FROM files.kept.t ORDER BY id") == [(1,), (2,)]
+
+
+def test_no_secret_in_a_log(town):
+    """Stands last: it looks at what all tests above left."""
+    for name, log in town.cluster.logs().items():
+        assert log, name
+        for secret in SECRETS:
+            assert secret not in log, f"a secret in the log of {name}"
+        loud = [line for line in log.splitlines() if re.search(r"\b(ERROR|WARN)\b", line)]
+        assert not loud, f"{name}: {loud}"
