@@ -68,10 +68,10 @@ pub struct ConnectArgs {
     #[arg(long, env = "TOWNLAKE_USER")]
     pub user: Option<String>,
     /// Password (better in TOWNLAKE_PASSWORD: other users can see arguments)
-    #[arg(long, env = "TOWNLAKE_PASSWORD", hide_env_values = true, requires = "user")]
+    #[arg(long, env = "TOWNLAKE_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
-    /// Bearer token, in place of user and password
-    #[arg(long, env = "TOWNLAKE_TOKEN", hide_env_values = true, conflicts_with = "user")]
+    /// Bearer token, in place of user and password; it wins over them
+    #[arg(long, env = "TOWNLAKE_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
 }
 
@@ -103,6 +103,8 @@ pub enum OutputFormat {
     Json,
     /// A Parquet file on standard output
     Parquet,
+    /// Nothing: statements for their effect
+    Quiet,
 }
 
 /// `townlake load`.

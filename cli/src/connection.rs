@@ -34,6 +34,8 @@ pub struct Connection {
 pub struct Query {
     /// The id under which `system.runtime.queries` shows it.
     pub id: Option<String>,
+    /// Whether it is run for its effect: its answer is a count or a message, not data.
+    pub has_effect: bool,
     info: FlightInfo,
 }
 
@@ -64,7 +66,7 @@ impl Connection {
             .keep_alive_while_idle(true);
         let channel = endpoint.connect().await.map_err(unreachable)?;
         let mut connection = Self { channel, token: args.token.clone() };
-        if let Some(user) = &args.user {
+        if let (Some(user), None) = (&args.user, &args.token) {
             connection.sign_in(user, args.password.as_deref()).await?;
         }
         Ok(connection)
@@ -91,7 +93,10 @@ impl Connection {
             .map_err(|status| Error::from_status("sign in", &status))?;
         let header = answer.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = header.and_then(|value| value.strip_prefix("Bearer "));
-        self.token = Some(token.ok_or_else(|| Error::internal("the server gave no session token"))?.to_string());
+        self.token = Some(token.ok_or_else(|| {
+            Error::new(ErrorCode::SourceUnavailable, "what answers there gives no session token")
+                .with_hint("is it the Flight SQL door? The HTTP door is another one")
+        })?.to_string());
         Ok(())
     }
 
@@ -107,7 +112,9 @@ impl Connection {
     /// Has the server plan a statement. It runs when its rows are read.
     pub async fn query(&self, sql: &str) -> Result<Query> {
         let info = self.client().execute(sql.to_string(), None).await.map_err(from_flight)?;
-        Ok(Query { id: query_id(&info), info })
+        // the server promises no schema for a statement that changes something
+        let has_effect = info.schema.is_empty();
+        Ok(Query { id: query_id(&info), has_effect, info })
     }
 
     /// Runs a planned query and waits for its first rows.
@@ -155,13 +162,8 @@ impl Connection {
         serde_json::from_slice(&body).map_err(|e| Error::internal("the progress answer is not JSON").with_source(e))
     }
 
-    /// Streams batches into a table; returns the rows written. `table` is catalog, schema, name.
-    pub async fn ingest(
-        &self,
-        table: [&str; 3],
-        mode: LoadMode,
-        batches: BoxStream<'static, Result<RecordBatch>>,
-    ) -> Result<u64> {
+    /// Streams rows into a table; returns the number written. `table` is catalog, schema, name.
+    pub async fn ingest(&self, table: [&str; 3], mode: LoadMode, rows: Rows) -> Result<u64> {
         let (missing, existing) = match mode {
             LoadMode::Create => (TableNotExistOption::Create, TableExistsOption::Fail),
             LoadMode::Append => (TableNotExistOption::Create, TableExistsOption::Append),
@@ -178,7 +180,9 @@ impl Connection {
             catalog: Some(catalog),
             ..Default::default()
         };
-        let batches = batches.map_err(|error| FlightError::ExternalError(Box::new(error)));
+        // an empty batch first: without one, a stream of no rows would not even tell its columns
+        let first = futures::stream::iter([Ok(RecordBatch::new_empty(rows.schema))]);
+        let batches = first.chain(rows.batches).map_err(|error| FlightError::ExternalError(Box::new(error)));
         let rows = self.client().execute_ingest(command, batches).await.map_err(from_flight)?;
         Ok(u64::try_from(rows).unwrap_or(0))
     }

@@ -29,8 +29,10 @@ use townlake_common::{Error, ErrorCode, Result};
 
 use crate::args::{Cli, Command};
 
-/// What a node logs. Ballista's event loop calls every query that fails an error of the server; we log those ourselves.
-const LOGGED: &str = "warn,townlake=info,ballista_scheduler::scheduler_server::query_stage_scheduler=off";
+/// What a node logs. Ballista calls every query that fails, and every late status of one that was cancelled, an error of the
+/// server; how queries end we log ourselves.
+const LOGGED: &str = "warn,townlake=info,ballista_scheduler::scheduler_server::query_stage_scheduler=off,\
+    ballista_scheduler::state::task_manager=off";
 
 /// Parses the arguments, runs the command, and turns its outcome into an exit code: 0, or 1 with one line on stderr.
 pub fn main() -> ExitCode {

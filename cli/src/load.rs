@@ -3,15 +3,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use arrow::record_batch::RecordBatch;
+use arrow::record_batch::RecordBatchReader;
 use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionContext};
-use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use townlake_common::{Error, ErrorCode, Result};
 
 use crate::args::{FileType, LoadArgs, LoadMode};
-use crate::connection::Connection;
+use crate::connection::{Connection, Rows};
 use crate::tpch::Table;
 
 /// Batches in flight between the reader and the wire: enough to keep both busy, little enough to stay small.
@@ -31,12 +30,17 @@ pub async fn run(args: LoadArgs) -> Result<()> {
         Error::new(ErrorCode::InvalidArgument, "which table?").with_hint("add --table catalog.schema.table")
     })?;
     let target = three_parts(table)?;
-    for source in &args.sources {
-        let mode = if source == &args.sources[0] { args.mode } else { LoadMode::Append };
-        let batches = read_file(Path::new(source), args.file_type).await?;
-        load(&connection, target, mode, source, batches).await?;
-    }
-    Ok(())
+    let label = match args.sources.as_slice() {
+        [one] => one.clone(),
+        many => format!("{} files", many.len()),
+    };
+    let rows = read_files(&args.sources, args.file_type).await?;
+    create_schema(&connection, target[0], target[1]).await?;
+    load(&connection, target, args.mode, &label, rows).await
+}
+
+async fn create_schema(connection: &Connection, catalog: &str, schema: &str) -> Result<()> {
+    connection.run(&format!("CREATE SCHEMA IF NOT EXISTS {}.{}", quote(catalog), quote(schema))).await.map(drop)
 }
 
 /// Generates TPC-H tables and loads them. Every table is one commit.
@@ -51,31 +55,30 @@ pub async fn tpch(
     if !(scale > 0.0 && scale <= 1000.0) {
         return Err(Error::new(ErrorCode::InvalidArgument, format!("the scale {scale} is not between 0 and 1000")));
     }
-    connection.run(&format!("CREATE SCHEMA IF NOT EXISTS {}.{}", quote(catalog), quote(schema))).await?;
+    create_schema(connection, catalog, schema).await?;
     for table in tables {
-        let label = format!("{catalog}.{schema}.{table}");
-        load(connection, [catalog, schema, table.name()], mode, &label, generate(*table, scale)).await?;
+        load(connection, [catalog, schema, table.name()], mode, table.name(), generate(*table, scale)).await?;
     }
     Ok(())
 }
 
-/// Sends one stream of batches into one table, with a progress line.
+/// Sends rows into one table, in one commit, with a progress line.
 async fn load(
     connection: &Connection,
     target: [&str; 3],
     mode: LoadMode,
     label: &str,
-    batches: BoxStream<'static, Result<RecordBatch>>,
+    rows: Rows,
 ) -> Result<()> {
     let started = Instant::now();
     let progress = spinner();
     progress.set_message(label.to_string());
     let counter = progress.clone();
-    let counted = batches.inspect_ok(move |batch| counter.inc(batch.num_rows() as u64));
-    let outcome = connection.ingest(target, mode, counted.boxed()).await;
+    let counted = rows.batches.inspect_ok(move |batch| counter.inc(batch.num_rows() as u64)).boxed();
+    let outcome = connection.ingest(target, mode, Rows { schema: rows.schema, batches: counted }).await;
     progress.finish_and_clear();
     let rows = outcome?;
-    eprintln!("  {label}: {rows} rows into {} in {:.1} s", target.join("."), started.elapsed().as_secs_f64());
+    eprintln!("  {label}: {rows} row(s) into {} in {:.1} s", target.join("."), started.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -89,45 +92,56 @@ fn spinner() -> ProgressBar {
 }
 
 /// The generated rows of a table as a stream; the generator runs on a thread of its own.
-fn generate(table: Table, scale: f64) -> BoxStream<'static, Result<RecordBatch>> {
+fn generate(table: Table, scale: f64) -> Rows {
+    let generator = table.batches(scale);
+    let schema = generator.schema();
     let (sender, receiver) = tokio::sync::mpsc::channel(BATCHES_AHEAD);
     tokio::task::spawn_blocking(move || {
-        for batch in table.batches(scale) {
+        for batch in generator {
             let batch = batch.map_err(|e| Error::internal(format!("generating {table} failed")).with_source(e));
             if sender.blocking_send(batch).is_err() {
                 break; // the load ended
             }
         }
     });
-    futures::stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|batch| (batch, receiver)) })
-        .boxed()
+    let batches =
+        futures::stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|batch| (batch, receiver)) });
+    Rows { schema, batches: batches.boxed() }
 }
 
-/// The rows of one file. CSV and JSON have their types inferred from the first thousand records.
-async fn read_file(path: &Path, file_type: Option<FileType>) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-    let shown = path.display().to_string();
-    if !path.is_file() {
-        return Err(Error::new(ErrorCode::InvalidArgument, format!("there is no file {shown}")));
+/// The rows of all files, which are of one type. CSV and JSON have their types inferred from the first thousand records.
+async fn read_files(sources: &[String], file_type: Option<FileType>) -> Result<Rows> {
+    for source in sources {
+        if !Path::new(source).is_file() {
+            return Err(Error::new(ErrorCode::InvalidArgument, format!("there is no file {source}")));
+        }
     }
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_string();
-    let file_type = file_type.map_or_else(|| type_of(&shown, &extension), Ok)?;
+    let types: Vec<_> = sources.iter().map(|source| file_type.map_or_else(|| type_of(source), Ok)).collect::<Result<_>>()?;
+    if types.windows(2).any(|pair| pair[0] != pair[1]) {
+        return Err(Error::new(ErrorCode::InvalidArgument, "the files are of several types").with_hint("load each type by itself"));
+    }
     let context = SessionContext::new();
-    let frame = match file_type {
-        FileType::Parquet => context.read_parquet(&shown, ParquetReadOptions::new().file_extension(&extension)).await,
-        FileType::Csv => context.read_csv(&shown, CsvReadOptions::new().file_extension(&extension)).await,
-        FileType::Json => context.read_json(&shown, JsonReadOptions::default().file_extension(&extension)).await,
+    let paths = sources.to_vec();
+    // any ending will do: the type is known already
+    let frame = match types.first() {
+        Some(FileType::Parquet) => context.read_parquet(paths, ParquetReadOptions::new().file_extension("")).await,
+        Some(FileType::Csv) => context.read_csv(paths, CsvReadOptions::new().file_extension("")).await,
+        _ => context.read_json(paths, JsonReadOptions::default().file_extension("")).await,
     };
+    let shown = sources.join(", ");
     let broken = move |error: datafusion::error::DataFusionError| {
-        Error::new(ErrorCode::DataCorrupt, format!("{shown} cannot be read: {}", error.strip_backtrace()))
+        let cause = error.find_root().strip_backtrace().replace('\n', " ");
+        Error::new(ErrorCode::DataCorrupt, format!("{shown} cannot be read: {cause}"))
     };
     let stream = match frame {
         Ok(frame) => frame.execute_stream().await.map_err(&broken)?,
         Err(error) => return Err(broken(error)),
     };
-    Ok(stream.map_err(broken).boxed())
+    Ok(Rows { schema: stream.schema(), batches: stream.map_err(broken).boxed() })
 }
 
-fn type_of(path: &str, extension: &str) -> Result<FileType> {
+fn type_of(path: &str) -> Result<FileType> {
+    let extension = Path::new(path).extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     match extension.to_lowercase().as_str() {
         "parquet" | "pq" => Ok(FileType::Parquet),
         "csv" => Ok(FileType::Csv),

@@ -1,5 +1,7 @@
 //! Logs. Structured fields, lower-case messages, no secret and no row of data ever.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 /// Writes logs to standard error: text for people, or JSON with `TOWNLAKE_LOG_FORMAT=json`.
@@ -14,7 +16,10 @@ pub fn init() {
 pub fn init_with_default(default: &str) {
     let filter = EnvFilter::try_from_env("TOWNLAKE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let json = std::env::var("TOWNLAKE_LOG_FORMAT").is_ok_and(|format| format == "json");
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let installed = if json { builder.json().try_init() } else { builder.with_target(true).try_init() };
     drop(installed); // a logger that is there already (a test's) stays
 }

@@ -12,7 +12,8 @@ pub fn registry() -> Arc<BallistaFunctionRegistry> {
     static REGISTRY: LazyLock<Arc<BallistaFunctionRegistry>> = LazyLock::new(|| {
         let mut registry = BallistaFunctionRegistry::default();
         // A function is also known under its aliases: a plan may name either.
-        for function in ballista_scalar_functions() {
+        // Ours has no place in the sessions: only the optimizer calls it.
+        for function in ballista_scalar_functions().into_iter().chain([crate::subqueries::single_row()]) {
             for name in function.aliases().iter().cloned().chain([function.name().to_string()]) {
                 registry.scalar_functions.insert(name, Arc::clone(&function));
             }

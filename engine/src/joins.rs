@@ -23,6 +23,7 @@ use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, PartitionMode};
+use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::{
@@ -95,6 +96,8 @@ fn one_right_partition(node: Plan) -> Result<Transformed<Plan>> {
         return Ok(Transformed::no(node));
     }
     let right = Arc::new(CoalescePartitionsExec::new(Arc::clone(join.right())));
+    // The join does not ask for one partition, so Ballista would take the merge out again. A limit, here of none, does ask.
+    let right = Arc::new(GlobalLimitExec::new(right, 0, None));
     let children = vec![Arc::clone(join.left()), right as Plan];
     let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
     Ok(Transformed::yes(node.replace_children(children, options)?))

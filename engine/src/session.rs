@@ -32,7 +32,7 @@ use datafusion::optimizer::OptimizerRule;
 use datafusion::prelude::SessionConfig;
 
 use crate::network::{self, MAX_MESSAGE_BYTES};
-use crate::subqueries::NameScalarSubqueries;
+use crate::subqueries::ScalarSubqueries;
 
 /// The configuration of every session, on coordinator and executor. `target_partitions` is the number of partitions of an
 /// exchange and of a scan.
@@ -60,10 +60,10 @@ pub fn base_config(target_partitions: usize) -> SessionConfig {
 }
 
 /// The logical optimizer rules: DataFusion's with Ballista's in front, without which NOT IN becomes a join in one task, and
-/// ours, without which some scalar subqueries cannot become joins.
+/// ours, without which scalar subqueries do not become joins that are right.
 pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules = ballista_core::optimizer::ballista_default_optimizer_rules();
-    rules.insert(0, Arc::new(NameScalarSubqueries));
+    rules.insert(0, Arc::new(ScalarSubqueries));
     rules
 }
 

@@ -75,9 +75,11 @@ impl Signer {
         if signed.len() > LONGEST {
             return None;
         }
-        let signed = Signed::decode(signed).ok()?;
-        self.mac(&signed.claims).verify_slice(&signed.signature).ok()?; // constant time
-        Claims::decode(signed.claims.as_slice()).ok()
+        let message = Signed::decode(signed).ok()?;
+        self.mac(&message.claims).verify_slice(&message.signature).ok()?; // constant time
+        // Protobuf has many spellings of one message; only ours is good, so that a ticket is its bytes.
+        (message.encode_to_vec() == signed).then_some(())?;
+        Claims::decode(message.claims.as_slice()).ok()
     }
 
     fn mac(&self, claims: &[u8]) -> Hmac<Sha256> {

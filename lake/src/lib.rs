@@ -22,6 +22,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 mod types;
+mod whole_ranges;
 mod write;
 
 pub use lake_catalog::LakeCatalog;

@@ -21,6 +21,8 @@ use townlake_common::config::{CatalogConfig, IcebergCatalog};
 use townlake_common::{Error, ErrorCode, Result, Secret};
 use url::Url;
 
+use crate::whole_ranges::WholeRanges;
+
 const SCHEME: &str = "lake";
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -211,7 +213,7 @@ impl S3Settings {
                     .with_hint("see s3_endpoint, s3_region, s3_access_key_id and s3_secret_access_key")
                     .with_source(error)
             })?;
-        Ok(Arc::new(store))
+        Ok(Arc::new(WholeRanges::new(store, bucket)))
     }
 }
 

@@ -84,13 +84,18 @@ class Process:
         return self.log_path.read_text(errors="replace")
 
     def wait_until(self, ready, limit=40):
+        """Returns when `ready` says so; else the process is stopped."""
         deadline = time.monotonic() + limit
-        while not ready():
-            if self.child.poll() is not None:
-                raise RuntimeError(f"{self.name} ended before it was ready:\n{self.log()[-3000:]}")
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{self.name} is not ready after {limit} s:\n{self.log()[-3000:]}")
-            time.sleep(0.05)
+        try:
+            while not ready():
+                if self.child.poll() is not None:
+                    raise RuntimeError(f"{self.name} ended before it was ready:\n{self.log()[-3000:]}")
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"{self.name} is not ready after {limit} s:\n{self.log()[-3000:]}")
+                time.sleep(0.05)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self, grace=10):
         if self.child.poll() is None:
@@ -156,12 +161,13 @@ class SeaweedFS:
                 token = json.load(answer)["access_token"]
             header = {"Authorization": f"Bearer {token}"}
             urllib.request.urlopen(urllib.request.Request(f"{self.rest}/v1/lake/namespaces", headers=header), timeout=2)
-            store = pyarrow.fs.S3FileSystem(
-                endpoint_override=self.s3, access_key=self.ACCESS_KEY, secret_key=self.SECRET_KEY, region="us-east-1"
-            )
-            return store.get_file_info("warehouse").type == pyarrow.fs.FileType.Directory
+            return self.store().get_file_info("warehouse").type == pyarrow.fs.FileType.Directory
         except OSError:
             return False
+
+    def store(self):
+        keys = {"access_key": self.ACCESS_KEY, "secret_key": self.SECRET_KEY}
+        return pyarrow.fs.S3FileSystem(endpoint_override=self.s3, region="us-east-1", **keys)
 
     def stop(self):
         self.process.stop()
@@ -246,7 +252,7 @@ class Cluster:
         try:
             for number in (1, 2):
                 name = f"executor-{number}"
-                own = f'[executor]\nlisten = "127.0.0.1:0"\nhttp = "127.0.0.1:0"\nslots = 2\nmemory = "1GB"\n'
+                own = '[executor]\nlisten = "127.0.0.1:0"\nhttp = "127.0.0.1:0"\nslots = 2\nmemory = "1GB"\n'
                 own += f'spill_dir = "{folder}/{name}"\ndrain_limit = "5s"\n'
                 self.start("executor", name, membership + own + shared)
             own = f'[server]\nflight = "{self.address}"\nhttp = "127.0.0.1:{http}"\n'

@@ -31,7 +31,6 @@ impl Process {
         let err = out.try_clone().map_err(&failed)?;
         // a group of its own: Ctrl-C at the terminal is for the parent, which stops its children in order
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        command.env("NO_COLOR", "1"); // the output is a file
         let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
         let child = child.map_err(|e| Error::new(ErrorCode::Internal, format!("{name} cannot start: {e}")))?;
         Ok(Self { name: name.to_string(), child, log, stop_signal: Signal::SIGTERM, grace: Duration::from_secs(8) })

@@ -10,7 +10,7 @@ const HELP: &str = r"\l              list catalogs
 \dn [catalog]   list schemas
 \d              list tables of the current schema
 \d NAME         describe a table
-\format FORMAT  table, csv or json
+\format FORMAT  table, csv, json or quiet
 \timing         times on and off
 \q              quit (also Ctrl-D)
 A statement ends with ; and may take several lines. Ctrl-C cancels the running query.";
@@ -31,8 +31,13 @@ impl Shell {
             ("\\d" | "\\dt", None) => self.statement("SHOW TABLES").await,
             ("\\d" | "\\dt", Some(table)) => self.statement(&format!("DESCRIBE {table}")).await,
             ("\\format", Some(format)) => {
-                self.format = OutputFormat::from_str(format, true)
-                    .map_err(|_| Error::new(ErrorCode::InvalidArgument, format!("there is no format `{format}`")))?;
+                self.format = match OutputFormat::from_str(format, true) {
+                    Ok(format) if format != OutputFormat::Parquet => format,
+                    _ => {
+                        let message = format!("`{format}` is no format for a terminal");
+                        return Err(Error::new(ErrorCode::InvalidArgument, message).with_hint("table, csv, json or quiet"));
+                    }
+                };
                 Ok(())
             }
             ("\\timing", _) => {

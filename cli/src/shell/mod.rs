@@ -63,7 +63,12 @@ pub struct Shell {
 impl Shell {
     /// Runs statements one after the other; the first error ends it.
     async fn run_script(&mut self, text: &str) -> Result<()> {
-        for statement in statements::split(text) {
+        let statements = statements::split(text);
+        if self.format == OutputFormat::Parquet && statements.len() != 1 {
+            let message = format!("a Parquet file holds the rows of one statement, and these are {}", statements.len());
+            return Err(Error::new(ErrorCode::InvalidArgument, message));
+        }
+        for statement in statements {
             if statement.starts_with('\\') {
                 self.helper(&statement).await?;
             } else {
@@ -93,7 +98,9 @@ impl Shell {
     async fn print_rows(&self, query: &Query) -> Result<String> {
         let progress = progress::show(self.connection.clone(), query.id.clone());
         let mut rows = self.connection.rows(query).await?;
-        let mut printer = Printer::new(self.format, rows.schema.clone())?;
+        // the answer to USE, SET or INSERT is for people; in a stream of data it would be a stranger
+        let format = if query.has_effect && !self.interactive { OutputFormat::Quiet } else { self.format };
+        let mut printer = Printer::new(format, rows.schema.clone())?;
         while let Some(batch) = rows.batches.next().await {
             let batch = batch?;
             progress.hide();

@@ -1,10 +1,12 @@
 //! Rows as a table, CSV, JSON lines or a Parquet file on standard output.
 
-use std::io::{Stdout, Write};
+use std::io::{self, Stdout, Write};
+use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::array::{ArrayRef, StringArray};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use arrow::util::display::FormatOptions;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow::util::pretty::pretty_format_batches_with_options;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
@@ -27,19 +29,43 @@ pub struct Printer {
 
 enum Form {
     Table { pending: Vec<RecordBatch>, pending_rows: usize, printed: bool },
-    Csv(Box<arrow::csv::Writer<Stdout>>),
-    Json(Box<arrow::json::LineDelimitedWriter<Stdout>>),
-    Parquet(Box<ArrowWriter<Stdout>>),
+    Csv(Box<arrow::csv::Writer<Pipe>>),
+    Json(Box<arrow::json::LineDelimitedWriter<Pipe>>),
+    Parquet(Box<ArrowWriter<Pipe>>),
+    Nothing,
+}
+
+/// Standard output. When its reader is gone (`| head`), the process ends quietly, as other tools do.
+struct Pipe(Stdout);
+
+impl Pipe {
+    fn ours<T>(outcome: io::Result<T>) -> io::Result<T> {
+        match outcome {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            other => other,
+        }
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Self::ours(self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Self::ours(self.0.flush())
+    }
 }
 
 impl Printer {
     /// A printer for rows of this schema.
     pub fn new(format: OutputFormat, schema: SchemaRef) -> Result<Self> {
-        let out = std::io::stdout();
+        let out = Pipe(io::stdout());
         let form = match format {
             OutputFormat::Table => Form::Table { pending: Vec::new(), pending_rows: 0, printed: false },
             OutputFormat::Csv => Form::Csv(Box::new(arrow::csv::WriterBuilder::new().with_header(true).build(out))),
             OutputFormat::Json => Form::Json(Box::new(arrow::json::LineDelimitedWriter::new(out))),
+            OutputFormat::Quiet => Form::Nothing,
             OutputFormat::Parquet => {
                 let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
                 Form::Parquet(Box::new(
@@ -55,7 +81,8 @@ impl Printer {
         self.rows += batch.num_rows() as u64;
         self.affected = self.affected.or_else(|| affected_rows(batch));
         match &mut self.form {
-            Form::Csv(writer) => writer.write(batch).map_err(unwritable),
+            Form::Nothing => Ok(()),
+            Form::Csv(writer) => writer.write(&flat(batch)?).map_err(unwritable),
             Form::Json(writer) => writer.write(batch).map_err(unwritable),
             Form::Parquet(writer) => writer.write(batch).map_err(unwritable),
             Form::Table { pending, pending_rows, printed } => {
@@ -90,9 +117,9 @@ impl Printer {
             }
             // a result without rows still has its header line
             Form::Csv(mut writer) if self.rows == 0 => {
-                writer.write(&RecordBatch::new_empty(self.schema)).map_err(unwritable)?;
+                writer.write(&flat(&RecordBatch::new_empty(self.schema))?).map_err(unwritable)?;
             }
-            Form::Csv(_) => {}
+            Form::Csv(_) | Form::Nothing => {}
         }
         Ok(match (self.affected, self.rows) {
             (Some(rows), _) => format!("{rows} rows affected"),
@@ -107,7 +134,27 @@ fn print_table(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
     let batches = if batches.is_empty() { &empty } else { batches };
     let options = FormatOptions::default().with_null("NULL").with_display_error(true);
     let table = pretty_format_batches_with_options(batches, &options).map_err(unwritable)?;
-    writeln!(std::io::stdout(), "{table}").map_err(unwritable)
+    // data may hold terminal escapes and tabs: shown, not obeyed
+    let safe = table.to_string().replace(|c: char| c.is_control() && c != '\n', "\u{fffd}");
+    writeln!(Pipe(io::stdout()), "{safe}").map_err(unwritable)
+}
+
+/// CSV has no lists, structs or maps: they are written as the table shows them.
+fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
+    let options = FormatOptions::default();
+    let (mut fields, mut columns) = (Vec::new(), Vec::<ArrayRef>::new());
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        if !field.data_type().is_nested() {
+            fields.push(Arc::clone(field));
+            columns.push(Arc::clone(column));
+            continue;
+        }
+        let formatter = ArrayFormatter::try_new(column, &options).map_err(unwritable)?;
+        let text = |row| (!column.is_null(row)).then(|| formatter.value(row).to_string());
+        fields.push(Arc::new(Field::new(field.name(), arrow::datatypes::DataType::Utf8, true)));
+        columns.push(Arc::new((0..batch.num_rows()).map(text).collect::<StringArray>()));
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(unwritable)
 }
 
 fn unwritable(error: impl std::error::Error + Send + Sync + 'static) -> Error {

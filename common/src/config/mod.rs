@@ -116,7 +116,8 @@ fn kind_of(kind: &figment::error::Kind) -> String {
         Kind::InvalidType(_, expected) => format!("must be {expected}"),
         Kind::InvalidValue(_, expected) => format!("must be {expected}"),
         Kind::InvalidLength(_, expected) => format!("must have {expected}"),
-        Kind::Message(message) => message.clone(),
+        // the parser quotes the line at fault, which may hold a secret: only its first line, with the place, is told
+        Kind::Message(message) => message.lines().next().unwrap_or_default().to_string(),
         _ => "cannot be read".to_string(),
     }
 }
@@ -139,6 +140,10 @@ mod tests {
     fn a_wrong_key_is_named_and_a_secret_is_not() {
         let error = Config::from_toml("[server]\nfligth = \"127.0.0.1:1\"").unwrap_err();
         assert!(error.message().contains("did you mean `flight`"), "{error}");
+        let error = Config::from_toml("[store]\nurl = \"postgres://u:hunter2@h/d").unwrap_err();
+        assert!(error.message().contains("line 2") && !format!("{error:?}").contains("hunter2"), "{error:?}");
+        let error = Config::from_toml("[store]\nurl = hunter2").unwrap_err();
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         let error = Config::from_toml("[catalogs.crm]\ntype = \"postgres\"\nurl = { hunter2 = 1 }").unwrap_err();
         assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
     }

@@ -251,6 +251,15 @@ impl FlightSqlService for FlightSql {
         Ok(Response::new(self.0.promise(result, request.into_inner())?))
     }
 
+    /// Every ticket that we gave is a command that we know.
+    async fn do_get_fallback(
+        &self,
+        _request: Request<Ticket>,
+        _message: Any,
+    ) -> Result<Response<FlightStream>, Status> {
+        Err(Error::new(ErrorCode::TicketInvalid, "the ticket is not valid here").into())
+    }
+
     async fn do_get_statement(
         &self,
         ticket: TicketStatementQuery,

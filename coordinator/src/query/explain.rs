@@ -90,6 +90,9 @@ impl Run<'_> {
         match placement(physical, self.settings.always_cluster) {
             Placement::Cluster => texts.extend(stages(physical, state, verbose)),
             Placement::Memory => texts.push(("stages".to_string(), "none: runs in the coordinator".to_string())),
+            Placement::Recursive => {
+                texts.push(("stages".to_string(), "none: a recursive query runs in the coordinator".to_string()));
+            }
             Placement::Local => {
                 texts.push((
                     "stages".to_string(),

@@ -10,6 +10,7 @@ use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
+use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions, execute_stream,
 };
@@ -34,6 +35,8 @@ pub(super) enum Placement {
     Memory,
     /// In the coordinator: one tiny scan.
     Local,
+    /// In the coordinator: its steps read what the ones before left in this process.
+    Recursive,
     /// On the executors.
     Cluster,
 }
@@ -45,6 +48,7 @@ struct Scans {
     lake_bytes: u64,
     limit: Option<usize>,
     sources: usize,
+    recursive: bool,
 }
 
 /// Decides where `plan` runs. `always_cluster` sends every scan to executors.
@@ -56,12 +60,14 @@ pub(super) fn placement(plan: &Arc<dyn ExecutionPlan>, always_cluster: bool) -> 
     }
     let tiny = scans.lake_bytes <= TINY_SCAN_BYTES || scans.limit.is_some_and(|rows| rows <= TINY_SCAN_ROWS);
     match scans {
+        Scans { recursive: true, .. } => Placement::Recursive,
         Scans { lake: 1, sources: 0, .. } if tiny && !always_cluster => Placement::Local,
         _ => Placement::Cluster,
     }
 }
 
 fn count(plan: &Arc<dyn ExecutionPlan>, scans: &mut Scans) {
+    scans.recursive |= plan.is::<RecursiveQueryExec>();
     if plan.is::<PostgresScanExec>() {
         scans.sources += 1;
         return;

@@ -74,11 +74,13 @@ impl Planner<'_> {
         let mut touched = BTreeSet::new();
         let versioned = self.versioned_tables(statement, &mut touched).await?;
         let list = self.tables(statement, &mut touched).await?;
-        let state = state_builder(self.config(), Arc::clone(self.runtime))
+        let mut state = state_builder(self.config(), Arc::clone(self.runtime))
             .with_session_id(self.session_id.clone())
             .with_catalog_list(list)
             .with_relation_planners(vec![Arc::new(versioned)])
             .build();
+        // now() and its kin are one moment for the whole query, and this is it
+        state.mark_start_execution();
         let wrapped = DataFusionStatement::Statement(Box::new(statement.clone()));
         let plan = match state.statement_to_plan(wrapped).await {
             Ok(plan) => plan,

@@ -92,7 +92,9 @@ impl QueryService {
         let admins = config.auth.admins.clone();
         let system = System::new(Arc::clone(&scheduler), Arc::clone(&registry), admins);
         let spill = tempfile::Builder::new().prefix("townlake-coordinator-").tempdir().map_err(|e| {
-            Error::internal("the coordinator has no place for temporary files; set TMPDIR").with_source(e)
+            Error::new(ErrorCode::ConfigInvalid, "the coordinator has no place for temporary files")
+                .with_hint("set TMPDIR to a folder that it may write")
+                .with_source(e)
         })?;
         let runtime =
             townlake_engine::runtime::runtime_env(&objects, config.limits.coordinator_memory.as_u64(), spill.path())
@@ -270,7 +272,7 @@ impl QueryService {
                 tracked.enter(QueryState::Running);
                 execute_here(yielding(plan)?, state.task_ctx())
             }
-            Placement::Local => {
+            Placement::Local | Placement::Recursive => {
                 tracked.enter(QueryState::Queued);
                 let permit = Arc::clone(&self.here)
                     .acquire_owned()

@@ -32,6 +32,11 @@ impl Failures {
         }
     }
 
+    /// Whether an error of this job was reported.
+    pub(super) fn any(&self, job: &str) -> bool {
+        self.0.lock().get(job).is_some_and(|errors| !errors.is_empty())
+    }
+
     /// Takes a job's errors and keeps no more.
     pub(super) fn close(&self, job: &str) -> Vec<Error> {
         self.0.lock().remove(job).unwrap_or_default()

@@ -10,6 +10,7 @@ use ballista_core::JobId;
 use ballista_core::serde::protobuf::JobStatus;
 use ballista_core::serde::protobuf::job_status::Status;
 use ballista_scheduler::cluster::ExecutorSlot;
+use ballista_scheduler::state::execution_graph::ExecutionGraph;
 use datafusion::execution::context::SessionContext;
 use datafusion::physical_plan::ExecutionPlan;
 use tokio::sync::mpsc;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use townlake_common::{Error, ErrorCode, QueryId, Result};
 use tracing::{debug, warn};
 
+use super::consistency::{inputs_are_complete, inputs_are_sound};
 use super::embed::NEXT_JOB_ID;
 use super::failures;
 use super::result::{ResultPart, result_parts};
@@ -143,6 +145,10 @@ impl Job {
             return Err(Ending::Failed(Error::new(ErrorCode::ExecutorLost, message)));
         }
         let status = self.core.status(&self.id).await.and_then(|status| status.status);
+        let disturbed = losses > 0 || self.core.failures.any(self.id.as_str());
+        if disturbed && self.core.look(&self.id, inputs_are_sound).await == Some(false) {
+            return Err(self.unsound());
+        }
         let ready = self.core.members.ready();
         let open = self.core.tasks.open_tasks(self.id.as_str());
         let free = self.core.tasks.slots_in_use() < self.core.members.slots();
@@ -166,13 +172,20 @@ impl Job {
     async fn harvest(&mut self) -> Result<Vec<ResultPart>, Ending> {
         // Ballista tells the success a moment before it stores the graph.
         for _ in 0..200 {
-            if let Some(parts) = self.core.look(&self.id, result_parts).await {
+            let look = |graph: &dyn ExecutionGraph| (result_parts(graph), inputs_are_complete(graph));
+            if let Some((parts, complete)) = self.core.look(&self.id, look).await {
                 self.settle().await;
-                return parts.map_err(Ending::Failed);
+                return if complete { parts.map_err(Ending::Failed) } else { Err(self.unsound()) };
             }
             sleep(Duration::from_millis(5)).await;
         }
         Err(Ending::Failed(Error::internal("the scheduler forgot a query that has just ended")))
+    }
+
+    /// What one stage made and what another read of it do not agree any more: the answer would be wrong.
+    fn unsound(&self) -> Ending {
+        let message = format!("parts of query {} were lost with an executor", self.query);
+        Ending::Lost(Error::new(ErrorCode::ExecutorLost, message).with_hint("run the query again").retryable())
     }
 
     fn ending(&self, text: &str) -> Ending {

@@ -7,10 +7,12 @@
 //! - `tasks`, `cluster_state`: a ledger of task attempts, by which statuses are judged and slots are given back.
 //! - `door`: the internal port, which lets two of Ballista's calls through, and the reports of typed errors.
 //! - `job`: one submission, with a watch under it for what the statuses do not tell; it always ends and cleans up.
+//! - `consistency`: no stage reads a part of another twice, or not at all, after the loss of an executor.
 //! - `result`: the files of the attempts that count, streamed with back-pressure; no row is given out twice.
 //! - `stages`, `history`, `queries`: progress, statistics, cancel by id.
 
 mod cluster_state;
+mod consistency;
 mod door;
 mod embed;
 mod failures;
@@ -54,9 +56,9 @@ use tasks::TaskBook;
 pub use stages::{OperatorStats, Progress, StageProgress, StageState, StageStats};
 pub use tasks::{TaskRow, TaskState};
 
-/// How often a plan is run at most: a second time when an executor was lost in a way that the first run did not survive and
-/// no row has gone to the client.
-const RUNS: u32 = 2;
+/// How often a plan is run at most: again when an executor was lost in a way that a run did not survive and no row has gone
+/// to the client.
+const RUNS: u32 = 3;
 
 /// Runs plans on the executors of the cluster. See the module.
 pub struct Scheduler {

@@ -29,12 +29,15 @@ mod defaults;
 mod field_id_cast;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod nan;
+mod reader;
 mod source;
 mod statistics;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use adapter::FieldIdAdapterFactory;
+use reader::Readers;
 pub(crate) use source::IcebergSource;
 
 /// What a scan reads, for whom, and what an executor must know of the table.
@@ -145,9 +148,10 @@ pub(crate) fn parquet_source(
 ) -> Result<ParquetSource> {
     let store = runtime.object_store(url)?;
     let cache = runtime.cache_manager.get_file_metadata_cache();
+    let readers = Readers::new(CachedParquetFileReaderFactory::new(Arc::clone(&store), cache), store);
     let hint = options.global.metadata_size_hint;
     let source = ParquetSource::new(schema)
-        .with_parquet_file_reader_factory(Arc::new(CachedParquetFileReaderFactory::new(store, cache)))
+        .with_parquet_file_reader_factory(Arc::new(readers))
         .with_table_parquet_options(options);
     Ok(match hint {
         Some(bytes) => source.with_metadata_size_hint(bytes),

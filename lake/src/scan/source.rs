@@ -7,6 +7,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
@@ -21,8 +22,8 @@ use datafusion_datasource::morsel::Morselizer;
 use datafusion_datasource::{PartitionedFile, TableSchema};
 use object_store::ObjectStore;
 
-use super::ScanInfo;
 use super::adapter::FieldIdAdapterFactory;
+use super::{ScanInfo, nan};
 
 /// What a scan of an Iceberg table reads with.
 ///
@@ -69,10 +70,13 @@ impl IcebergSource {
 
     /// Whether the reader evaluates the filter for every file. It is asked for the table's schema, once; a filter on a
     /// nested column may still meet a file in which that column needs a cast that the reader's row filter leaves out.
-    fn is_flat(&self, filter: &Arc<dyn PhysicalExpr>) -> bool {
+    ///
+    /// One that NaN can pass stays outside too: the reader would skip by bounds that leave NaN out.
+    fn is_offered(&self, filter: &Arc<dyn PhysicalExpr>) -> bool {
         let schema = self.inner.table_schema().table_schema();
         let columns = collect_columns(filter);
-        columns.iter().all(|column| schema.fields().get(column.index()).is_some_and(|f| !f.data_type().is_nested()))
+        let flat = |column: &Column| schema.fields().get(column.index()).is_some_and(|f| !f.data_type().is_nested());
+        columns.iter().all(flat) && nan::bounds_hold(filter, schema)
     }
 }
 
@@ -139,12 +143,12 @@ impl FileSource for IcebergSource {
         filters: Vec<Arc<dyn PhysicalExpr>>,
         config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn FileSource>>> {
-        let flat: Vec<bool> = filters.iter().map(|filter| self.is_flat(filter)).collect();
-        let offered = filters.into_iter().zip(&flat).filter_map(|(filter, flat)| flat.then_some(filter)).collect();
+        let fit: Vec<bool> = filters.iter().map(|filter| self.is_offered(filter)).collect();
+        let offered = filters.into_iter().zip(&fit).filter_map(|(filter, fit)| fit.then_some(filter)).collect();
         let inner = self.inner.try_pushdown_filters(offered, config)?;
         let mut taken = inner.filters.into_iter();
         let filters =
-            flat.iter().map(|flat| if *flat { taken.next().unwrap_or(PushedDown::No) } else { PushedDown::No });
+            fit.iter().map(|fit| if *fit { taken.next().unwrap_or(PushedDown::No) } else { PushedDown::No });
         let result = FilterPushdownPropagation::with_parent_pushdown_result(filters.collect());
         Ok(match inner.updated_node {
             Some(node) => result.with_updated_node(self.wrap(node)),

@@ -2,6 +2,7 @@
 
 use futures::StreamExt;
 use townlake_cli::args::LoadMode;
+use townlake_cli::connection::Rows;
 use townlake_common::ErrorCode;
 
 use super::{assert_code, cells, connect, error, town};
@@ -30,8 +31,8 @@ async fn a_reader_cannot_write() {
         assert!(!refused.to_string().contains("ann"), "who may is not bob's business: {refused}");
     }
     for mode in [LoadMode::Append, LoadMode::Create, LoadMode::Replace] {
-        let (_, batches) = ann.collect("SELECT * FROM lake.sales.orders LIMIT 1").await.expect("a row");
-        let rows = futures::stream::iter(batches.into_iter().map(Ok)).boxed();
+        let (schema, batches) = ann.collect("SELECT * FROM lake.sales.orders LIMIT 1").await.expect("a row");
+        let rows = Rows { schema, batches: futures::stream::iter(batches.into_iter().map(Ok)).boxed() };
         let refused = bob.ingest(["lake", "sales", "orders"], mode, rows).await.expect_err("bulk ingest");
         assert_code(&refused, ErrorCode::PermissionDenied, "ingest");
     }

@@ -14,9 +14,9 @@ const SORT: &str = "SELECT sum(place * (l_orderkey % 1000)) FROM (SELECT l_order
 const AGGREGATE: &str = "SELECT count(*), sum(n * (l_orderkey % 1000)) FROM (SELECT repeat(l_comment, 6), l_orderkey, \
     l_linenumber, count(*) AS n FROM lake.chaos.items GROUP BY repeat(l_comment, 6), l_orderkey, l_linenumber)";
 
-/// A hash table over all rows.
-const JOIN: &str = "SELECT count(*) FROM lake.chaos.items a JOIN lake.chaos.items b \
-    ON a.l_comment = b.l_comment AND a.l_orderkey = b.l_orderkey AND a.l_linenumber = b.l_linenumber";
+/// A hash table of 60 MB.
+const JOIN: &str = "SELECT count(*), max(a.text) FROM (SELECT *, repeat(l_comment, 6) AS text FROM lake.chaos.items) a \
+    JOIN lake.chaos.items b ON a.l_orderkey = b.l_orderkey AND a.l_linenumber = b.l_linenumber";
 
 /// How often the operators of a query spilled, by its EXPLAIN ANALYZE.
 async fn spills(connection: &Connection, sql: &str) -> u64 {

@@ -97,6 +97,8 @@ fn cell(column: &dyn Array, formatter: &ArrayFormatter<'_>, row: usize) -> Strin
         DataType::Float32 => text.parse::<f32>().map_or(text, |number| significant(number.into(), 6)),
         DataType::Float64 => text.parse::<f64>().map_or(text, |number| significant(number, 12)),
         _ if text.is_empty() => "(empty)".to_string(),
+        // what an editor would take away, or a test file would take for its own
+        _ if text.trim() != text => format!("{text:?}"),
         _ => text.replace('\n', "\\n"),
     }
 }
