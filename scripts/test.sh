@@ -14,8 +14,15 @@ scripts/build.sh
 export TOWNLAKE_BIN="${TOWNLAKE_BIN:-$CARGO_TARGET_DIR/debug/townlake}"
 export TOWNLAKE_PYTHON="$TOWNLAKE_VENV/bin/python"
 
-step "unit and end-to-end tests"
-cargo test --workspace --quiet -- --skip soak_only
+step "unit tests"
+cargo test --workspace --lib --bins --quiet
+
+step "end-to-end tests"
+cargo test -p townlake-tests --test it -- --skip chaos:: --test-threads=2
+
+# One at a time: they kill processes and watch what the others do then, on a machine of two cores.
+step "chaos"
+cargo test -p townlake-tests --test it -- chaos:: --test-threads=1
 
 step "Python clients"
 "$TOWNLAKE_PYTHON" -m pytest -q tests/python

@@ -113,9 +113,10 @@ fn is_driven_by_the_right(join_type: JoinType) -> bool {
 /// Whether Ballista's planner will broadcast the left side: the same test as its own.
 fn is_broadcast(join: &HashJoinExec, config: &ConfigOptions) -> bool {
     let ballista = config.extensions.get::<BallistaConfig>();
-    let limit = ballista.map_or_else(|| BallistaConfig::default().broadcast_join_threshold_bytes(), |ballista| {
-        ballista.broadcast_join_threshold_bytes()
-    });
+    let limit = ballista.map_or_else(
+        || BallistaConfig::default().broadcast_join_threshold_bytes(),
+        |ballista| ballista.broadcast_join_threshold_bytes(),
+    );
     is_driven_by_the_right(*join.join_type()) && estimated_bytes(join.left()).is_some_and(|bytes| bytes < limit)
 }
 
@@ -152,7 +153,8 @@ mod tests {
     use crate::session::{base_config, state_builder};
 
     async fn plan(sql: &str) -> String {
-        let context = SessionContext::new_with_state(state_builder(base_config(8), Arc::new(RuntimeEnv::default())).build());
+        let context =
+            SessionContext::new_with_state(state_builder(base_config(8), Arc::new(RuntimeEnv::default())).build());
         for table in ["l", "r"] {
             context.sql(&format!("CREATE TABLE {table} AS VALUES (1, 2), (3, 4)")).await.unwrap();
         }

@@ -87,7 +87,8 @@ fn prepare(subquery: Subquery, name: &str) -> Result<Subquery> {
         true => {
             let (rows, value) = (format!("{name}_rows"), format!("{name}_value"));
             let folded = [count(lit(1)).alias(&rows), first_value(column, vec![]).alias(&value)];
-            plan.aggregate(Vec::<Expr>::new(), folded)?.project([single_row().call(vec![col(rows), col(value)]).alias(name)])?
+            plan.aggregate(Vec::<Expr>::new(), folded)?
+                .project([single_row().call(vec![col(rows), col(value)]).alias(name)])?
         }
     };
     Ok(subquery.with_plan(Arc::new(plan.build()?)))
@@ -149,7 +150,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_share_of_the_total_can_be_asked_for() {
-        let context = SessionContext::new_with_state(state_builder(base_config(2), Arc::new(RuntimeEnv::default())).build());
+        let context =
+            SessionContext::new_with_state(state_builder(base_config(2), Arc::new(RuntimeEnv::default())).build());
         context.sql("CREATE TABLE t AS VALUES ('a', 1.0), ('b', 3.0)").await.unwrap();
         for sql in [
             "SELECT column1, sum(column2) / (SELECT sum(column2) FROM t) AS share FROM t GROUP BY 1 ORDER BY 1",
@@ -168,7 +170,8 @@ mod tests {
 
     #[tokio::test]
     async fn several_rows_are_no_value() {
-        let context = SessionContext::new_with_state(state_builder(base_config(2), Arc::new(RuntimeEnv::default())).build());
+        let context =
+            SessionContext::new_with_state(state_builder(base_config(2), Arc::new(RuntimeEnv::default())).build());
         context.sql("CREATE TABLE t AS VALUES (1), (2)").await.unwrap();
         for sql in ["SELECT (SELECT column1 FROM t)", "SELECT * FROM t WHERE column1 = (SELECT column1 FROM t)"] {
             let error = context.sql(sql).await.unwrap().collect().await.unwrap_err();

@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn only_filters_that_nan_cannot_pass_skip_by_bounds() {
-        let schema = Schema::new(vec![Field::new("d", DataType::Float64, true), Field::new("i", DataType::Int64, true)]);
+        let schema =
+            Schema::new(vec![Field::new("d", DataType::Float64, true), Field::new("i", DataType::Int64, true)]);
         let holds = |column: &str, op: Operator, value: ScalarValue| {
             let filter = binary(col(column, &schema).unwrap(), op, lit(value), &schema).unwrap();
             bounds_hold(&filter, &schema)

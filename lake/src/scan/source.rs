@@ -147,8 +147,7 @@ impl FileSource for IcebergSource {
         let offered = filters.into_iter().zip(&fit).filter_map(|(filter, fit)| fit.then_some(filter)).collect();
         let inner = self.inner.try_pushdown_filters(offered, config)?;
         let mut taken = inner.filters.into_iter();
-        let filters =
-            fit.iter().map(|fit| if *fit { taken.next().unwrap_or(PushedDown::No) } else { PushedDown::No });
+        let filters = fit.iter().map(|fit| if *fit { taken.next().unwrap_or(PushedDown::No) } else { PushedDown::No });
         let result = FilterPushdownPropagation::with_parent_pushdown_result(filters.collect());
         Ok(match inner.updated_node {
             Some(node) => result.with_updated_node(self.wrap(node)),

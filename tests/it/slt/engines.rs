@@ -22,7 +22,8 @@ impl Oracle {
     pub async fn new(schema: &str) -> Self {
         let config = SessionConfig::new().with_target_partitions(4).with_default_catalog_and_schema("lake", schema);
         // The time zone of a Town Lake session.
-        let config = config.with_create_default_catalog_and_schema(false).set_str("datafusion.execution.time_zone", "UTC");
+        let config =
+            config.with_create_default_catalog_and_schema(false).set_str("datafusion.execution.time_zone", "UTC");
         let context = SessionContext::new_with_config(config);
         for name in ["lake", "crm"] {
             let catalog = Arc::new(MemoryCatalogProvider::new());
