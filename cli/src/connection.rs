@@ -93,10 +93,14 @@ impl Connection {
             .map_err(|status| Error::from_status("sign in", &status))?;
         let header = answer.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = header.and_then(|value| value.strip_prefix("Bearer "));
-        self.token = Some(token.ok_or_else(|| {
-            Error::new(ErrorCode::SourceUnavailable, "what answers there gives no session token")
-                .with_hint("is it the Flight SQL door? The HTTP door is another one")
-        })?.to_string());
+        self.token = Some(
+            token
+                .ok_or_else(|| {
+                    Error::new(ErrorCode::SourceUnavailable, "what answers there gives no session token")
+                        .with_hint("is it the Flight SQL door? The HTTP door is another one")
+                })?
+                .to_string(),
+        );
         Ok(())
     }
 

@@ -63,13 +63,7 @@ pub async fn tpch(
 }
 
 /// Sends rows into one table, in one commit, with a progress line.
-async fn load(
-    connection: &Connection,
-    target: [&str; 3],
-    mode: LoadMode,
-    label: &str,
-    rows: Rows,
-) -> Result<()> {
+async fn load(connection: &Connection, target: [&str; 3], mode: LoadMode, label: &str, rows: Rows) -> Result<()> {
     let started = Instant::now();
     let progress = spinner();
     progress.set_message(label.to_string());
@@ -104,8 +98,9 @@ fn generate(table: Table, scale: f64) -> Rows {
             }
         }
     });
-    let batches =
-        futures::stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|batch| (batch, receiver)) });
+    let batches = futures::stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|batch| (batch, receiver))
+    });
     Rows { schema, batches: batches.boxed() }
 }
 
@@ -116,9 +111,11 @@ async fn read_files(sources: &[String], file_type: Option<FileType>) -> Result<R
             return Err(Error::new(ErrorCode::InvalidArgument, format!("there is no file {source}")));
         }
     }
-    let types: Vec<_> = sources.iter().map(|source| file_type.map_or_else(|| type_of(source), Ok)).collect::<Result<_>>()?;
+    let types: Vec<_> =
+        sources.iter().map(|source| file_type.map_or_else(|| type_of(source), Ok)).collect::<Result<_>>()?;
     if types.windows(2).any(|pair| pair[0] != pair[1]) {
-        return Err(Error::new(ErrorCode::InvalidArgument, "the files are of several types").with_hint("load each type by itself"));
+        return Err(Error::new(ErrorCode::InvalidArgument, "the files are of several types")
+            .with_hint("load each type by itself"));
     }
     let context = SessionContext::new();
     let paths = sources.to_vec();

@@ -107,7 +107,8 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_a_query_lets_its_pins_go_whoever_holds_the_context() {
         let context = QueryContext::new(QueryId::generate(), Principal::new("ann", Vec::new()));
-        let pinned = Arc::downgrade(&context.pin("postgres crm", || async { Ok("a snapshot".to_string()) }).await.unwrap());
+        let pinned =
+            Arc::downgrade(&context.pin("postgres crm", || async { Ok("a snapshot".to_string()) }).await.unwrap());
         let held_by_another = Arc::clone(&context);
         assert!(pinned.upgrade().is_some());
         context.release();

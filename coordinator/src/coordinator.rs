@@ -98,7 +98,17 @@ impl Coordinator {
             incarnation = scheduler.incarnation(),
             "coordinator listens"
         );
-        Ok(CoordinatorHandle { flight_addr, http_addr, internal_addr, queries, scheduler, closing, stopping, doors, sweeper })
+        Ok(CoordinatorHandle {
+            flight_addr,
+            http_addr,
+            internal_addr,
+            queries,
+            scheduler,
+            closing,
+            stopping,
+            doors,
+            sweeper,
+        })
     }
 }
 

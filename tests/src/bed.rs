@@ -277,7 +277,10 @@ impl TestBed {
         secrets.extend(self.postgres.as_ref().map(|postgres| postgres.password().to_string()));
         let mut faults = String::new();
         for process in self.cluster.executors.iter().chain([&self.cluster.coordinator]) {
-            for line in std::fs::read_to_string(process.log()).unwrap_or_default().lines().filter(|line| is_fault(line)) { eprintln!("  XX {}: {line}", process.name()); }
+            for line in std::fs::read_to_string(process.log()).unwrap_or_default().lines().filter(|line| is_fault(line))
+            {
+                eprintln!("  XX {}: {line}", process.name());
+            }
             let log = std::fs::read_to_string(process.log()).expect("read a log");
             assert!(secrets.iter().all(|secret| !log.contains(secret)), "{} logged a password", process.name());
             for line in log.lines().filter(|line| is_fault(line) && !expected.iter().any(|text| line.contains(text))) {

@@ -35,7 +35,9 @@ impl Shell {
                     Ok(format) if format != OutputFormat::Parquet => format,
                     _ => {
                         let message = format!("`{format}` is no format for a terminal");
-                        return Err(Error::new(ErrorCode::InvalidArgument, message).with_hint("table, csv, json or quiet"));
+                        return Err(
+                            Error::new(ErrorCode::InvalidArgument, message).with_hint("table, csv, json or quiet")
+                        );
                     }
                 };
                 Ok(())

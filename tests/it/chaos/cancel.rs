@@ -18,7 +18,8 @@ const ALL_PAIRS: &str = "SELECT sum(a.l_extendedprice * b.l_extendedprice) FROM 
     JOIN lake.chaos.items b ON a.l_suppkey % 100 = b.l_suppkey % 100";
 
 /// Ninety thousand million pairs, in loops without a hash table, of which none is found: no operator sees a row.
-const NO_PAIRS: &str = "SELECT count(*) FROM lake.chaos.items a JOIN lake.chaos.items b ON a.l_extendedprice + b.l_tax < 0";
+const NO_PAIRS: &str =
+    "SELECT count(*) FROM lake.chaos.items a JOIN lake.chaos.items b ON a.l_extendedprice + b.l_tax < 0";
 
 async fn until_cancelled(bed: &TestBed, query: &str) {
     let start = Instant::now();
