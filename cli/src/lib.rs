@@ -29,10 +29,10 @@ use townlake_common::{Error, ErrorCode, Result};
 
 use crate::args::{Cli, Command};
 
-/// What a node logs. Ballista calls every query that fails, and every late status of one that was cancelled, an error of the
-/// server; how queries end we log ourselves.
+/// What a node logs. Ballista calls every query that fails, every late status of one that was cancelled, and every reader that
+/// goes away early (as under a LIMIT) an error of the server; how queries end we log ourselves.
 const LOGGED: &str = "warn,townlake=info,ballista_scheduler::scheduler_server::query_stage_scheduler=off,\
-    ballista_scheduler::state::task_manager=off";
+    ballista_scheduler::state::task_manager=off,ballista_core::execution_plans::shuffle_reader=off";
 
 /// Parses the arguments, runs the command, and turns its outcome into an exit code: 0, or 1 with one line on stderr.
 pub fn main() -> ExitCode {
@@ -48,7 +48,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     let quiet = matches!(command, Command::Sql(_) | Command::Load(_) | Command::HashPassword(_) | Command::Demo(_));
-    townlake_common::telemetry::init_with_default(if quiet { "error" } else { LOGGED });
+    townlake_common::telemetry::init(if quiet { "error" } else { LOGGED });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("townlake")

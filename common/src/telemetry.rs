@@ -6,14 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Writes logs to standard error: text for people, or JSON with `TOWNLAKE_LOG_FORMAT=json`.
 ///
-/// The level comes from `TOWNLAKE_LOG` (the syntax of `tracing_subscriber::EnvFilter`), by default `info` for our own
-/// crates and `warn` for the rest. A second call in one process changes nothing.
-pub fn init() {
-    init_with_default("warn,townlake=info");
-}
-
-/// As [`init`], with another filter where `TOWNLAKE_LOG` is not set: the shell, for one, wants to be quiet.
-pub fn init_with_default(default: &str) {
+/// The filter comes from `TOWNLAKE_LOG` (the syntax of `tracing_subscriber::EnvFilter`), else it is `default`. A second call
+/// in one process changes nothing.
+pub fn init(default: &str) {
     let filter = EnvFilter::try_from_env("TOWNLAKE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let json = std::env::var("TOWNLAKE_LOG_FORMAT").is_ok_and(|format| format == "json");
     let builder = tracing_subscriber::fmt()

@@ -62,6 +62,8 @@ impl Config {
             }
             figment = figment.merge(Toml::file_exact(path));
         }
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        refuse_unknown_section(names)?;
         Self::extract(figment.merge(environment()), path)
     }
 
@@ -95,12 +97,36 @@ impl Config {
     }
 }
 
+const PREFIX: &str = "TOWNLAKE_";
+
+/// The sections, as the environment names them.
+const SECTIONS: [&str; 7] = ["server", "cluster", "store", "executor", "auth", "limits", "catalogs"];
+
 /// `TOWNLAKE_A__B__C` as the key `a.b.c`. Settings of the logger and of the scripts are not configuration keys.
 fn environment() -> Env {
-    let sections = ["server", "cluster", "store", "executor", "auth", "limits", "catalogs"];
-    Env::prefixed("TOWNLAKE_")
-        .filter(move |key| sections.iter().any(|s| key.as_str().to_lowercase().starts_with(&format!("{s}__"))))
+    Env::prefixed(PREFIX)
+        .filter(|key| section_of(key.as_str()).is_some_and(|section| SECTIONS.contains(&section.as_str())))
         .map(|key| key.as_str().to_lowercase().replace("__", ".").into())
+}
+
+/// The section that `SECTION__KEY` names.
+fn section_of(key: &str) -> Option<String> {
+    key.split_once("__").map(|(section, _)| section.to_lowercase())
+}
+
+/// A name with `__` is meant as a key. One without is left alone: Kubernetes, for one, sets `TOWNLAKE_PORT` and
+/// `TOWNLAKE_SERVICE_HOST` where a service is called townlake.
+fn refuse_unknown_section(names: impl Iterator<Item = String>) -> Result<()> {
+    for name in names {
+        let Some(section) = name.strip_prefix(PREFIX).and_then(section_of) else { continue };
+        if !SECTIONS.contains(&section.as_str()) {
+            let near = crate::nearest(&section, SECTIONS.iter().copied());
+            let hint = near.map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
+            let message = format!("the environment sets {name}, and there is no section `{section}`{hint}");
+            return Err(Error::new(ErrorCode::ConfigInvalid, message));
+        }
+    }
+    Ok(())
 }
 
 fn kind_of(kind: &figment::error::Kind) -> String {
@@ -146,6 +172,16 @@ mod tests {
         assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         let error = Config::from_toml("[catalogs.crm]\ntype = \"postgres\"\nurl = { hunter2 = 1 }").unwrap_err();
         assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+
+    #[test]
+    fn a_section_that_the_environment_misspells_is_named() {
+        let check = |name: &str| refuse_unknown_section([name.to_string()].into_iter());
+        let error = check("TOWNLAKE_SERVRE__FLIGHT").unwrap_err();
+        assert!(error.message().contains("did you mean `server`"), "{error}");
+        for fine in ["TOWNLAKE_SERVER__FLIGHT", "TOWNLAKE_LOG", "TOWNLAKE_SERVICE_HOST", "PATH", "OTHER_A__B"] {
+            check(fine).unwrap();
+        }
     }
 
     #[test]

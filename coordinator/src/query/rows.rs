@@ -2,6 +2,7 @@
 //! error, a limit, a cancel, or by being dropped.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatchOptions;
@@ -12,7 +13,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::future::BoxFuture;
 use futures::stream::unfold;
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use townlake_common::{Error, ErrorCode, Result};
@@ -51,7 +52,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// `work`, unless the query is cancelled or out of time before: then `work` is dropped.
+    /// `work`, unless the query is cancelled or out of time before: then `work` is dropped. A panic in it is `INTERNAL`.
     pub(super) async fn guard<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let out_of_time = async {
             match self.deadline {
@@ -64,9 +65,16 @@ impl Limits {
             () = self.cancel.cancelled() => Err(Error::new(ErrorCode::Cancelled, "the query was cancelled")),
             () = out_of_time => Err(Error::new(ErrorCode::Timeout, "the query ran into its time limit")
                 .with_hint("the limit is limits.query_timeout or the setting query_timeout")),
-            result = work => result,
+            result = caught(work) => result,
         }
     }
+}
+
+/// `work`, whose panic is an error of its own query and not the end of the connection on which it runs.
+pub(super) async fn caught<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        Err(Error::internal("the engine panicked on this query").with_hint("the coordinator's log says where"))
+    })
 }
 
 /// The rows of `source` in the columns of `schema`. They own the query: its end is theirs.
@@ -158,4 +166,17 @@ pub(super) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
         .map_err(misfit)?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(misfit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_its_query() {
+        let limits = Limits { cancel: CancellationToken::new(), deadline: None };
+        let error = limits.guard::<()>(async { panic!("a fault of the engine") }).await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Internal);
+        assert!(!error.message().contains("a fault of the engine"), "what a panic says may hold data: {error}");
+    }
 }

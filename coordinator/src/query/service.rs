@@ -26,7 +26,7 @@ use super::parse::parse;
 use super::placement::{Placement, execute_here, placement, with_known_leaves, yielding};
 use super::planner::{Planned, Planner};
 use super::registry::{Begun, QueryState, Registry, Tracked};
-use super::rows::{Limits, Source, rows};
+use super::rows::{Limits, Source, caught, rows};
 use super::settings::Effective;
 use super::statement::{Statement, StatementKind};
 use crate::catalogs::{Catalogs, Current};
@@ -126,7 +126,7 @@ impl QueryService {
     ///
     /// Errors: all that a statement can be wrong in; they leave an audit row too.
     pub async fn prepare(self: &Arc<Self>, session: &Arc<Session>, sql: &str) -> Result<Arc<Prepared>> {
-        match self.try_prepare(session, sql).await {
+        match caught(self.try_prepare(session, sql)).await {
             Ok(prepared) => Ok(Arc::new(prepared)),
             Err(error) => {
                 let shown: String = sql.chars().take(self.statement_limit()).collect();
