@@ -2,6 +2,8 @@
 # Format, clippy with warnings denied, the one allowed second Arrow, licences and sources.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/townlake/target}"
+# shellcheck source=/dev/null
 [ -e "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --quiet -- -D warnings

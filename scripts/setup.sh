@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Installs what is missing for `build`, `demo` (build + servers) or `test` (demo + clients), and says what it does.
-# Debian 12, as root or with sudo. Without either it tells what to install.
+# Installs what is missing for `build`, `demo` (build + servers + the ADBC driver) or `test` (demo + clients), and says what
+# it does. Debian 12, as root or with sudo. Without either it tells what to install, and what goes without.
 set -euo pipefail
 
 level="${1:?usage: setup.sh build|demo|test}"
+lock="$(dirname "$0")/../tests/python/requirements.txt"
+TOWNLAKE_VENV="${TOWNLAKE_VENV:-$HOME/.cache/townlake/venv}"
 say() { printf '\033[1m▸ %s\033[0m\n' "$*"; }
 
 as_root() {
@@ -14,47 +16,69 @@ can_be_root() {
     [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null || { [ -t 0 ] && command -v sudo >/dev/null; }
 }
 
-# A package is wanted when the file it brings is not there.
-wanted=()
-want() { # package file…
-    local package="$1"
-    shift
+# Whether one of the files is there: a path (a pattern, too), or a program.
+has() { # file…
+    local file
     for file in "$@"; do
         if [ "${file#/}" = "$file" ]; then
-            command -v "$file" >/dev/null 2>&1 && return
+            command -v "$file" >/dev/null 2>&1 && return 0
         else
-            compgen -G "$file" >/dev/null && return
+            compgen -G "$file" >/dev/null && return 0
         fi
     done
-    wanted+=("$package")
+    return 1
+}
+
+# Package and the files by which it is known. `servers` are what an embedded demo does without, `nice` what any demo does.
+needed=() servers=() nice=()
+need() { has "${@:2}" || needed+=("$1"); }
+server() { has "${@:2}" || servers+=("$1"); }
+like() { has "${@:2}" || nice+=("$1"); }
+
+embedded() {
+    case " ${DEMO_FLAGS:-} " in *" --embedded "*) [ "$level" = demo ] ;; *) false ;; esac
 }
 
 if [ -z "${TOWNLAKE_BIN:-}" ]; then
-    want build-essential cc
-    want mold mold
-    want protobuf-compiler protoc
-    want libprotobuf-dev /usr/include/google/protobuf/descriptor.proto
-    want curl curl
-    want ca-certificates /etc/ssl/certs/ca-certificates.crt
+    need build-essential cc
+    need mold mold
+    need protobuf-compiler protoc
+    need libprotobuf-dev /usr/include/google/protobuf/descriptor.proto
+    need curl curl
+    need ca-certificates /etc/ssl/certs/ca-certificates.crt
 fi
-if [ "$level" != build ] && [ "${DEMO_FLAGS:-}" != "--embedded" ]; then
-    want etcd-server etcd
-    want postgresql "/usr/lib/postgresql/*/bin/postgres" postgres
+if [ "$level" != build ] && ! embedded; then
+    server etcd-server etcd
+    server postgresql "/usr/lib/postgresql/*/bin/postgres" postgres
 fi
-if [ "$level" = test ]; then
-    want python3-venv "/usr/lib/python3*/ensurepip" "$HOME/.pyenv/versions"
-    want default-jdk-headless javac
-    want maven mvn
+python=("/usr/lib/python3*/ensurepip" "$HOME/.pyenv/versions")
+if [ "$level" = demo ]; then
+    like python3-venv "${python[@]}"
+elif [ "$level" = test ]; then
+    need python3-venv "${python[@]}"
+    need default-jdk-headless javac
+    need maven mvn
 fi
 
-if [ "${#wanted[@]}" -gt 0 ]; then
-    if ! can_be_root; then
-        echo "These Debian packages are missing, and installing them takes root or sudo:" >&2
-        echo "    apt-get install ${wanted[*]}" >&2
-        echo "Without Postgres and etcd there is: make demo DEMO_FLAGS=--embedded" >&2
-        exit 1
+missing=("${needed[@]}" "${servers[@]}")
+if [ "${#missing[@]}" -gt 0 ] && ! can_be_root; then
+    echo "These Debian packages are missing, and to install them takes root or sudo. Ask for:" >&2
+    echo "    apt-get install --no-install-recommends ${missing[*]}" >&2
+    if [ "$level" = demo ] && [ "${#servers[@]}" -gt 0 ]; then
+        if [ "${#needed[@]}" -gt 0 ]; then
+            echo "Without ${servers[*]}, but with ${needed[*]}, there is a demo in one process:" >&2
+        else
+            echo "Without them there is a demo in one process:" >&2
+        fi
+        echo "    make demo DEMO_FLAGS=--embedded" >&2
     fi
-    say "installing Debian packages: ${wanted[*]}"
+    exit 1
+fi
+if can_be_root; then
+    missing+=("${nice[@]}")
+fi
+if [ "${#missing[@]}" -gt 0 ]; then
+    say "installing Debian packages: ${missing[*]}"
     # The servers are started by us, on ports of our own: keep the packages from starting theirs.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
@@ -63,10 +87,11 @@ if [ "${#wanted[@]}" -gt 0 ]; then
         trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
     fi
     as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${wanted[@]}" >/dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
 if [ -z "${TOWNLAKE_BIN:-}" ]; then
+    # shellcheck source=/dev/null
     [ -e "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
     version=$(cargo --version 2>/dev/null | awk '{print $2}' || true)
     if ! printf '1.94.0\n%s\n' "${version:-0}" | sort -C -V; then
@@ -75,15 +100,25 @@ if [ -z "${TOWNLAKE_BIN:-}" ]; then
     fi
 fi
 
-if [ "$level" = test ]; then
-    lock="$(dirname "$0")/../tests/python/requirements.txt"
-    stamp="$TOWNLAKE_VENV/requirements.stamp"
-    if ! cmp -s "$lock" "$stamp"; then
-        say "installing Python clients into $TOWNLAKE_VENV"
-        python3 -m venv "$TOWNLAKE_VENV"
-        "$TOWNLAKE_VENV/bin/pip" install -q --disable-pip-version-check -r "$lock"
-        cp "$lock" "$stamp"
+# Python packages of a list, into the virtual environment. The list that is there is kept beside it.
+python_clients() { # list stamp
+    cmp -s "$1" "$TOWNLAKE_VENV/$2" && return
+    say "installing Python clients into $TOWNLAKE_VENV"
+    python3 -m venv "$TOWNLAKE_VENV" &&
+        "$TOWNLAKE_VENV/bin/pip" install -q --disable-pip-version-check -r "$1" &&
+        cp "$1" "$TOWNLAKE_VENV/$2"
+}
+
+if [ "$level" = demo ] && ! has "$TOWNLAKE_VENV/lib/python3*/site-packages/adbc_driver_flightsql"; then
+    # For the line that the demo prints, so that it is no reason to fail.
+    list=$(mktemp)
+    grep -E '^(adbc|pyarrow)' "$lock" >"$list"
+    if ! python_clients "$list" demo.stamp; then
+        say "no Python client then: the demo goes on without (the shell and JDBC do not need it)"
     fi
+    rm -f "$list"
+elif [ "$level" = test ]; then
+    python_clients "$lock" requirements.stamp
     jars="${TOWNLAKE_JARS:-$HOME/.cache/townlake/jars}"
     if ! compgen -G "$jars/flight-sql-jdbc-driver-*.jar" >/dev/null; then
         say "fetching the Flight SQL JDBC driver into $jars"

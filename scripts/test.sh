@@ -2,6 +2,9 @@
 # Lint, build, unit tests, end-to-end tests, clients nobody here wrote. `make test` calls it after setup.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/townlake/target}"
+TOWNLAKE_VENV="${TOWNLAKE_VENV:-$HOME/.cache/townlake/venv}"
+# shellcheck source=/dev/null
 [ -e "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
 
 step() { printf '\033[1m▸ %s (%s)\033[0m\n' "$*" "$(date +%H:%M:%S)"; }

@@ -6,20 +6,20 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// One SQL door to Postgres and Iceberg, governed and fast.
 #[derive(Debug, Parser)]
-#[command(name = "townlake", version, about, long_about = LONG_ABOUT, arg_required_else_help = true)]
+#[command(name = "townlake", version, about, after_help = START, arg_required_else_help = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-const LONG_ABOUT: &str = "Town Lake: one SQL door to everything a company knows.
+const START: &str = "Start here:
+  townlake demo --embedded       data, a server and four questions, in one process
+  townlake demo                  the same as a cluster, with Postgres and etcd
+  townlake standalone --help     a server for your own data
+  townlake sql --help            ask it
 
-Start here:
-  townlake demo                                  a whole cluster on this machine, with data, until Ctrl-C
-  townlake demo --embedded                       the same in one process, nothing else installed
-  townlake standalone --config townlake.toml     your own data, one process
-  townlake sql -e 'SHOW CATALOGS'                ask it";
+`townlake COMMAND --help` explains a command, with examples.";
 
 /// One command each.
 #[derive(Debug, Subcommand)]
@@ -51,20 +51,37 @@ pub struct NodeArgs {
     pub config: Option<PathBuf>,
 }
 
-const CONFIG_HELP: &str = "Every key can be overridden from the environment as TOWNLAKE_SECTION__KEY:
+const CONFIG_HELP: &str = "A first file, for `townlake standalone`:
+  [store]
+  url = \"sqlite:///var/lib/townlake/state.db\"   # the audit trail
+  [executor]
+  spill_dir = \"/var/lib/townlake/spill\"
+  [[auth.users]]
+  name = \"ann\"
+  password_hash = \"$argon2id$…\"                 # from `townlake hash-password`
+  [catalogs.crm]
+  type = \"postgres\"
+  url = { env = \"CRM_URL\" }                     # or { file = \"PATH\" }, or a text
+  readers = [\"ann\"]                             # nobody else sees the catalog
+
+Every key can be given, and overridden, from the environment as TOWNLAKE_SECTION__KEY. A section that does not exist is \
+refused.
   TOWNLAKE_SERVER__FLIGHT=127.0.0.1:50050
   TOWNLAKE_CATALOGS__CRM__URL=postgres://reader@db/crm
-A secret may be { env = \"NAME\" } or { file = \"PATH\" } in the file.
-Logs go to standard error; TOWNLAKE_LOG sets the level (warn,townlake=debug), TOWNLAKE_LOG_FORMAT=json the form.
+
+The first log line says where the node listens. Logs go to standard error: TOWNLAKE_LOG sets the level \
+(warn,townlake=debug), TOWNLAKE_LOG_FORMAT=json the form. SIGTERM, Ctrl-C and SIGHUP stop a node in order, a second one at \
+once.
+
 docs/configuration.md explains every key.";
 
 /// How a client reaches the server.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectArgs {
-    /// The Flight SQL door
+    /// The Flight SQL door: http://host:port, grpc://host:port or host:port
     #[arg(long, env = "TOWNLAKE_URL", default_value = "http://127.0.0.1:50050")]
     pub url: String,
-    /// User name; the password is asked for unless given
+    /// User name; the password is asked for unless given. Without user and token you are `anonymous`, where that is allowed
     #[arg(long, env = "TOWNLAKE_USER")]
     pub user: Option<String>,
     /// Password (better in TOWNLAKE_PASSWORD: other users can see arguments)
@@ -75,8 +92,21 @@ pub struct ConnectArgs {
     pub token: Option<String>,
 }
 
+const SQL_HELP: &str = "Examples:
+  townlake sql --user ann                    the shell; \\? lists its helpers
+  townlake sql -e 'SHOW CATALOGS'            one statement, or several:
+  townlake sql -e 'USE lake.web; SELECT count(*) FROM events'
+  townlake sql -f report.sql --format csv > report.csv
+  echo 'SELECT 1' | townlake sql --format json
+  townlake sql -e 'SELECT …' --format parquet > rows.parquet
+
+In scripts set TOWNLAKE_URL, TOWNLAKE_USER and TOWNLAKE_PASSWORD, or TOWNLAKE_TOKEN. Rows go to standard output, errors to \
+standard error as `error: CODE: message (hint)`; the first error ends the run with exit code 1. In CSV, JSON and Parquet the \
+answers to USE, SET and INSERT are left out. Ctrl-C cancels the running statement on the server, a second one leaves.";
+
 /// `townlake sql`.
 #[derive(Debug, Args)]
+#[command(after_long_help = SQL_HELP)]
 pub struct SqlArgs {
     /// The server.
     #[command(flatten)]
@@ -87,23 +117,23 @@ pub struct SqlArgs {
     /// Run the statements of a file and exit; - is standard input
     #[arg(short = 'f', long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// How rows are shown
+    /// How rows are written
     #[arg(long, value_enum, default_value_t = OutputFormat::Table)]
     pub format: OutputFormat,
 }
 
-/// How rows are shown.
+/// How rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
     /// For people
     Table,
-    /// With a header line
+    /// With a header line; NULL is an empty field; lists and structs are texts
     Csv,
-    /// One object a line
+    /// One object a line, with every key; NULL is null
     Json,
-    /// A Parquet file on standard output
+    /// A Parquet file on standard output, of one statement
     Parquet,
-    /// Nothing: statements for their effect
+    /// No rows: statements for their effect
     Quiet,
 }
 
@@ -112,20 +142,34 @@ pub enum OutputFormat {
 #[command(after_long_help = "Examples:
   townlake load tpch --scale 1 --catalog lake --schema tpch
   townlake load events-*.parquet --table lake.web.events
-  townlake load people.csv --table lake.hr.people --mode replace")]
+  townlake load people.csv --table lake.hr.people --mode replace
+  townlake load prices.csv --table lake.shop.prices --types 'zip=varchar, price=decimal(12,2)' --delimiter ';'
+
+A load is one commit: all rows or, where one cannot be read or does not fit its column, none. Columns go by name. CSV is read
+in the types of the table where it is there and rows are added; else in the types that its first records look like, where
+a number with leading zeros (007) is text.")]
 pub struct LoadArgs {
     /// Parquet, CSV or JSON files; or the one word `tpch` for generated TPC-H tables
     #[arg(required = true, value_name = "FILE|tpch")]
     pub sources: Vec<String>,
-    /// The table: catalog.schema.table
+    /// The table: catalog.schema.table, as in SQL (lower case unless quoted)
     #[arg(long)]
     pub table: Option<String>,
-    /// What to do when the table exists
-    #[arg(long, value_enum, default_value_t = LoadMode::Append)]
-    pub mode: LoadMode,
+    /// What to do when the table exists; append unless told, and create for tpch
+    #[arg(long, value_enum)]
+    pub mode: Option<LoadMode>,
     /// Type of the files, where their names do not tell it
     #[arg(long, value_enum)]
     pub file_type: Option<FileType>,
+    /// CSV and JSON: types of columns, as SQL names them: zip=varchar,price=decimal(12,2)
+    #[arg(long, value_name = "COLUMN=TYPE,…")]
+    pub types: Option<String>,
+    /// CSV: the character between values; tab for the tabulator
+    #[arg(long, default_value = ",", value_parser = delimiter, value_name = "CHARACTER")]
+    pub delimiter: u8,
+    /// CSV: the first line is a record; columns are called column_1, column_2, …
+    #[arg(long)]
+    pub no_header: bool,
     /// tpch: the scale factor (1 is about 1 GB of text)
     #[arg(long, default_value_t = 0.1)]
     pub scale: f64,
@@ -143,6 +187,14 @@ pub struct LoadArgs {
     pub connect: ConnectArgs,
 }
 
+fn delimiter(text: &str) -> Result<u8, String> {
+    match text.as_bytes() {
+        [one] if one.is_ascii_graphic() || *one == b' ' || *one == b'\t' => Ok(*one),
+        b"tab" | b"\\t" => Ok(b'\t'),
+        _ => Err("one ASCII character, or tab".to_string()),
+    }
+}
+
 /// What to do when the table exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LoadMode {
@@ -150,7 +202,7 @@ pub enum LoadMode {
     Create,
     /// Add to it, create it when missing
     Append,
-    /// Drop it and create it again
+    /// Put the rows and their columns in its place
     Replace,
 }
 
@@ -165,30 +217,64 @@ pub enum FileType {
     Json,
 }
 
+const DEMO_HELP: &str = "What happens: generated TPC-H orders go into an Iceberg lake (catalog `lake`), customers into \
+Postgres (catalog `crm`); then a federated join, an aggregate, the plan of the join and time travel are asked and shown. After that the server stays until \
+Ctrl-C, with connection lines for the shell, ADBC and JDBC on the screen.
+
+Postgres (apt-get install postgresql) and etcd (etcd-server) are started privately, on loopback; --embedded needs neither. The \
+doors are 127.0.0.1:50050 (Flight SQL) and 127.0.0.1:8080 (HTTP) where these are free. All files lie in temporary folders under \
+TMPDIR, which go when the demo ends, like every process that it started.
+
+Examples:
+  townlake demo --embedded
+  townlake demo --scale 1            more data, and a few minutes to load it
+  townlake demo --embedded --exit    run, show, stop";
+
 /// `townlake demo`.
 #[derive(Debug, Clone, Args)]
+#[command(after_long_help = DEMO_HELP)]
 pub struct DemoArgs {
     /// One process, nothing installed: embedded membership, SQLite catalogs, local files
     #[arg(long)]
     pub embedded: bool,
-    /// Stop after the showcase
+    /// Stop after the four questions
     #[arg(long)]
     pub exit: bool,
-    /// TPC-H scale factor
+    /// TPC-H scale factor: 1 is about 1 GB of text
     #[arg(long, env = "SCALE", default_value_t = 0.1)]
     pub scale: f64,
 }
 
+const HASH_HELP: &str = "Examples:
+  townlake hash-password                 asks for it, and does not show it
+  printf %s \"$PASSWORD\" | townlake hash-password
+  openssl rand -hex 32 | tee token | townlake hash-password --token
+
+What it prints is password_hash (or token_hash) in the configuration:
+  [[auth.users]]
+  name = \"ann\"
+  password_hash = \"$argon2id$…\"
+  groups = [\"analysts\"]";
+
 /// `townlake hash-password`.
 #[derive(Debug, Args)]
+#[command(after_long_help = HASH_HELP)]
 pub struct HashPasswordArgs {
     /// Hash a bearer token for [[auth.tokens]] in place of a password
     #[arg(long)]
     pub token: bool,
 }
 
+const BENCH_HELP: &str = "It needs etcd (apt-get install etcd-server), and starts and stops its own cluster.
+
+Examples:
+  townlake bench tpch --scale 0.1 --rounds 1 --queries 1,6
+  townlake bench tpch --set target_partitions=2
+  townlake bench latency";
+
 /// `townlake bench`.
 #[derive(Debug, Args)]
+#[command(after_long_help = BENCH_HELP)]
 pub struct BenchArgs {
     /// Which suite
     #[command(subcommand)]
@@ -203,15 +289,18 @@ pub enum BenchSuite {
         /// TPC-H scale factor
         #[arg(long, default_value_t = 1.0)]
         scale: f64,
-        /// Rounds; medians are shown
+        /// How often every query is run on each side; medians are shown
         #[arg(long, default_value_t = 3)]
         rounds: usize,
-        /// Only these queries
+        /// Only these queries, by number: 1,6,14
         #[arg(long, value_delimiter = ',')]
         queries: Vec<usize>,
         /// Session settings of our side, for example `target_partitions=2`
         #[arg(long = "set", value_name = "NAME=VALUE")]
         settings: Vec<String>,
+        /// Also print where the time of each query goes on our side, stage by stage
+        #[arg(long)]
+        explain: bool,
     },
     /// Latency of `SELECT 1` and of `LIMIT 10` over Flight SQL
     Latency {

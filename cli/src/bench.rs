@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use arrow::record_batch::RecordBatch;
+use arrow::util::pretty::pretty_format_batches;
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use tempfile::TempDir;
 use townlake_benchmarks::{Engine, Query, SingleProcess, compare, median};
 use townlake_common::{Error, ErrorCode, Result};
@@ -18,7 +20,9 @@ use crate::tpch::{QUERIES, Table};
 /// Runs the command.
 pub async fn run(args: BenchArgs) -> Result<()> {
     match args.suite {
-        BenchSuite::Tpch { scale, rounds, queries, settings } => tpch(scale, rounds, &queries, &settings).await,
+        BenchSuite::Tpch { scale, rounds, queries, settings, explain } => {
+            tpch(scale, rounds, &queries, &settings, explain).await
+        }
         BenchSuite::Latency { calls } => latency(calls).await,
     }
 }
@@ -61,7 +65,7 @@ async fn make_bed(scale: f64) -> Result<Bed> {
     Ok(Bed { connection, _cluster: cluster, _etcd: etcd, folder })
 }
 
-async fn tpch(scale: f64, rounds: usize, only: &[usize], settings: &[String]) -> Result<()> {
+async fn tpch(scale: f64, rounds: usize, only: &[usize], settings: &[String], explain: bool) -> Result<()> {
     let bed = make_bed(scale).await?;
     for setting in settings {
         bed.connection.run(&format!("SET SESSION {setting}")).await?;
@@ -80,11 +84,33 @@ async fn tpch(scale: f64, rounds: usize, only: &[usize], settings: &[String]) ->
     );
     let report = compare(&[&Door(bed.connection.clone()), &single], &queries, rounds.max(1)).await;
     println!("{report}");
+    if explain {
+        for query in &queries {
+            println!("{}\n{}", query.label, stages(&bed.connection, &query.texts[0]).await?);
+        }
+    }
     if report.is_right() {
         Ok(())
     } else {
         Err(Error::new(ErrorCode::Internal, "a query failed, or its answers differ between the engines"))
     }
+}
+
+/// Runs a query once more and tells how long each of its stages took, from the start of its first task to the end of its
+/// last, and all its tasks together.
+async fn stages(connection: &Connection, sql: &str) -> Result<String> {
+    let query = connection.query(sql).await?;
+    connection.rows(&query).await?.batches.try_for_each(|_| async { Ok(()) }).await?;
+    let id = query.id.ok_or_else(|| Error::internal("the server names no query"))?;
+    let stages = format!(
+        "SELECT stage, count(*) AS tasks, count(DISTINCT executor) AS executors, sum(rows) AS rows, sum(bytes) AS bytes, \
+         (max(CAST(ended AS BIGINT)) - min(CAST(started AS BIGINT))) / 1000 AS took_ms, \
+         sum(CAST(ended AS BIGINT) - CAST(started AS BIGINT)) / 1000 AS all_tasks_ms \
+         FROM system.runtime.tasks WHERE query_id = '{id}' GROUP BY stage ORDER BY stage"
+    );
+    let (_, batches) = connection.collect(&stages).await?;
+    let shown = pretty_format_batches(&batches);
+    shown.map(|table| table.to_string()).map_err(|error| Error::internal("stages cannot be shown").with_source(error))
 }
 
 /// The folder with a table's Parquet files.

@@ -52,6 +52,7 @@ fn run(command: Command) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("townlake")
+        .thread_stack_size(townlake_engine::runtime::THREAD_STACK_BYTES)
         .build()
         .map_err(|e| Error::new(ErrorCode::Internal, "the runtime cannot start").with_source(e))?;
     let outcome = runtime.block_on(async {
@@ -62,7 +63,7 @@ fn run(command: Command) -> Result<()> {
             Command::Sql(args) => shell::run(args).await,
             Command::Load(args) => load::run(args).await,
             Command::Demo(args) => demo::run(args).await,
-            Command::Bench(args) => bench::run(args).await,
+            Command::Bench(args) => node::until_stopped(bench::run(args)).await,
             Command::HashPassword(args) => hash_password(&args),
         }
     });

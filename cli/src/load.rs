@@ -1,15 +1,20 @@
 //! `townlake load`: files, or generated TPC-H data, into Iceberg tables through a running server.
 
-use std::path::Path;
+mod files;
+mod types;
+
 use std::time::{Duration, Instant};
 
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatchReader;
-use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionContext};
+use datafusion::common::TableReference;
 use futures::{StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use townlake_common::{Error, ErrorCode, Result};
 
-use crate::args::{FileType, LoadArgs, LoadMode};
+use self::files::{CsvLook, Files};
+use self::types::Known;
+use crate::args::{LoadArgs, LoadMode};
 use crate::connection::{Connection, Rows};
 use crate::tpch::Table;
 
@@ -19,24 +24,43 @@ const BATCHES_AHEAD: usize = 4;
 /// Runs the command.
 pub async fn run(args: LoadArgs) -> Result<()> {
     let connection = Connection::open(&args.connect).await?;
+    let outcome = run_on(&connection, &args).await;
+    connection.close().await;
+    outcome
+}
+
+async fn run_on(connection: &Connection, args: &LoadArgs) -> Result<()> {
     if args.sources.as_slice() == ["tpch"] {
         let tables = match args.tables.as_slice() {
             [] => Table::ALL.to_vec(),
             names => names.iter().map(|name| Table::parse(name)).collect::<Result<_>>()?,
         };
-        return tpch(&connection, &args.catalog, &args.schema, args.scale, &tables, args.mode).await;
+        // generated rows are the same each time: a second run must not double them
+        let mode = args.mode.unwrap_or(LoadMode::Create);
+        return tpch(connection, &args.catalog, &args.schema, args.scale, &tables, mode).await;
     }
     let table = args.table.as_deref().ok_or_else(|| {
         Error::new(ErrorCode::InvalidArgument, "which table?").with_hint("add --table catalog.schema.table")
     })?;
-    let target = three_parts(table)?;
-    let label = match args.sources.as_slice() {
-        [one] => one.clone(),
-        many => format!("{} files", many.len()),
-    };
-    let rows = read_files(&args.sources, args.file_type).await?;
-    create_schema(&connection, target[0], target[1]).await?;
-    load(&connection, target, args.mode, &label, rows).await
+    let [catalog, schema, name] = three_parts(table)?;
+    let target = [catalog.as_str(), schema.as_str(), name.as_str()];
+    let mode = args.mode.unwrap_or(LoadMode::Append);
+    let look = CsvLook { delimiter: args.delimiter, has_header: !args.no_header };
+    let files = Files::new(&args.sources, args.file_type, look)?;
+    let there = if mode == LoadMode::Append { columns_of(connection, target).await? } else { None };
+    let known = Known::new(args.types.as_deref(), there).await?;
+    let rows = files.rows(&known).await?;
+    create_schema(connection, target[0], target[1]).await?;
+    load(connection, target, mode, &files.label(), rows).await
+}
+
+/// The columns of the table; `None` when there is no such table.
+async fn columns_of(connection: &Connection, table: [&str; 3]) -> Result<Option<SchemaRef>> {
+    match connection.collect(&format!("SELECT * FROM {} LIMIT 0", table.map(quote).join("."))).await {
+        Ok((schema, _)) => Ok(Some(schema)),
+        Err(error) if matches!(error.code(), ErrorCode::TableNotFound | ErrorCode::SchemaNotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 async fn create_schema(connection: &Connection, catalog: &str, schema: &str) -> Result<()> {
@@ -71,7 +95,12 @@ async fn load(connection: &Connection, target: [&str; 3], mode: LoadMode, label:
     let counted = rows.batches.inspect_ok(move |batch| counter.inc(batch.num_rows() as u64)).boxed();
     let outcome = connection.ingest(target, mode, Rows { schema: rows.schema, batches: counted }).await;
     progress.finish_and_clear();
-    let rows = outcome?;
+    let rows = outcome.map_err(|error| match error.code() {
+        ErrorCode::AlreadyExists => {
+            error.with_hint("--mode replace puts the rows in place of the table's, --mode append adds them")
+        }
+        _ => error,
+    })?;
     eprintln!("  {label}: {rows} row(s) into {} in {:.1} s", target.join("."), started.elapsed().as_secs_f64());
     Ok(())
 }
@@ -104,59 +133,36 @@ fn generate(table: Table, scale: f64) -> Rows {
     Rows { schema, batches: batches.boxed() }
 }
 
-/// The rows of all files, which are of one type. CSV and JSON have their types inferred from the first thousand records.
-async fn read_files(sources: &[String], file_type: Option<FileType>) -> Result<Rows> {
-    for source in sources {
-        if !Path::new(source).is_file() {
-            return Err(Error::new(ErrorCode::InvalidArgument, format!("there is no file {source}")));
+/// The parts of a table's name, as SQL reads them: lower case unless quoted.
+fn three_parts(table: &str) -> Result<[String; 3]> {
+    match TableReference::parse_str(table) {
+        TableReference::Full { catalog, schema, table }
+            if [&catalog, &schema, &table].iter().all(|p| !p.is_empty()) =>
+        {
+            Ok([catalog, schema, table].map(|part| part.to_string()))
         }
-    }
-    let types: Vec<_> =
-        sources.iter().map(|source| file_type.map_or_else(|| type_of(source), Ok)).collect::<Result<_>>()?;
-    if types.windows(2).any(|pair| pair[0] != pair[1]) {
-        return Err(Error::new(ErrorCode::InvalidArgument, "the files are of several types")
-            .with_hint("load each type by itself"));
-    }
-    let context = SessionContext::new();
-    let paths = sources.to_vec();
-    // any ending will do: the type is known already
-    let frame = match types.first() {
-        Some(FileType::Parquet) => context.read_parquet(paths, ParquetReadOptions::new().file_extension("")).await,
-        Some(FileType::Csv) => context.read_csv(paths, CsvReadOptions::new().file_extension("")).await,
-        _ => context.read_json(paths, JsonReadOptions::default().file_extension("")).await,
-    };
-    let shown = sources.join(", ");
-    let broken = move |error: datafusion::error::DataFusionError| {
-        let cause = error.find_root().strip_backtrace().replace('\n', " ");
-        Error::new(ErrorCode::DataCorrupt, format!("{shown} cannot be read: {cause}"))
-    };
-    let stream = match frame {
-        Ok(frame) => frame.execute_stream().await.map_err(&broken)?,
-        Err(error) => return Err(broken(error)),
-    };
-    Ok(Rows { schema: stream.schema(), batches: stream.map_err(broken).boxed() })
-}
-
-fn type_of(path: &str) -> Result<FileType> {
-    let extension = Path::new(path).extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    match extension.to_lowercase().as_str() {
-        "parquet" | "pq" => Ok(FileType::Parquet),
-        "csv" => Ok(FileType::Csv),
-        "json" | "jsonl" | "ndjson" => Ok(FileType::Json),
-        _ => Err(Error::new(ErrorCode::InvalidArgument, format!("the type of {path} is not told by its name"))
-            .with_hint("add --file-type parquet, csv or json")),
-    }
-}
-
-fn three_parts(table: &str) -> Result<[&str; 3]> {
-    let parts: Vec<_> = table.split('.').collect();
-    match parts.as_slice() {
-        [catalog, schema, name] if parts.iter().all(|part| !part.is_empty()) => Ok([catalog, schema, name]),
-        _ => Err(Error::new(ErrorCode::InvalidArgument, format!("`{table}` is not catalog.schema.table"))),
+        _ => Err(Error::new(ErrorCode::InvalidArgument, format!("`{table}` is not catalog.schema.table"))
+            .with_hint("a part that is no plain name is quoted: 'lake.hr.\"New people\"'")),
     }
 }
 
 /// A name as a quoted SQL identifier.
 pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_named_as_in_sql() {
+        assert_eq!(three_parts("Lake.HR.People").unwrap(), ["lake", "hr", "people"]);
+        assert_eq!(three_parts("lake.\"HR\".\"New.people\"").unwrap(), ["lake", "HR", "New.people"]);
+        for wrong in
+            ["people", "hr.people", "a.b.c.d", "lake..people", "lake.hr.new-people", "lake.hr.", "", "a.b.\"\""]
+        {
+            assert_eq!(three_parts(wrong).unwrap_err().code(), ErrorCode::InvalidArgument, "{wrong}");
+        }
+    }
 }

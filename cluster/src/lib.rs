@@ -6,7 +6,7 @@
 //! `docs/membership.md`.
 //!
 //! A seat is not a lock. A member that the list calls gone may still run, and one that it calls alive may be dead for the
-//! length of a lease: whoever hands out work checks the epoch at the receiver and treats a broken connection as a suspicion.
+//! length of a lease: whoever hands out work names the incarnation that is meant and treats a broken connection as a suspicion.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

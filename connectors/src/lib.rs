@@ -13,4 +13,4 @@ mod spi;
 
 pub use connections::SourceConnections;
 pub use postgres::PostgresScanExec;
-pub use spi::{ForeignKey, Source, SourceTable, TableKeys, TableKind};
+pub use spi::{COMMENT, ForeignKey, NOTE, SOURCE_TYPE, Source, SourceTable, TableKeys, TableKind, column_comment};

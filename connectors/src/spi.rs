@@ -3,9 +3,32 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use arrow::datatypes::Field;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use townlake_common::{QueryContext, Result};
+
+/// Field metadata: the declared type, as the source writes it.
+pub const SOURCE_TYPE: &str = "townlake.source_type";
+/// Field metadata: how values differ from what the declared type suggests.
+pub const NOTE: &str = "townlake.note";
+/// Field metadata: the comment of the column's owner.
+pub const COMMENT: &str = "comment";
+
+/// What there is to say about a column, for those who list columns: the comment of its owner, then how its values differ
+/// from what its declared type suggests. `None` when there is nothing.
+pub fn column_comment(field: &Field) -> Option<String> {
+    let metadata = field.metadata();
+    let of = |key: &str| metadata.get(key).map(String::as_str).filter(|text| !text.is_empty());
+    let note = of(NOTE).map(|note| match of(SOURCE_TYPE) {
+        Some(declared) => format!("{declared}, {note}"),
+        None => note.to_string(),
+    });
+    match (of(COMMENT), note) {
+        (Some(comment), Some(note)) => Some(format!("{comment} ({note})")),
+        (comment, note) => comment.map(str::to_string).or(note),
+    }
+}
 
 /// One configured source of tables. Who may read it is decided before: a source answers for its own credentials.
 ///
@@ -99,4 +122,26 @@ pub struct ForeignKey {
     pub referenced_table: String,
     /// Its columns.
     pub referenced_columns: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::DataType;
+
+    use super::*;
+
+    #[test]
+    fn a_columns_comment_is_what_its_owner_says_and_how_it_is_read() {
+        let field = |entries: &[(&str, &str)]| {
+            let entries = entries.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+            Field::new("a", DataType::Utf8, true).with_metadata(entries.collect())
+        };
+        let (declared, note) = ((SOURCE_TYPE, "inet"), (NOTE, "read as text"));
+        assert_eq!(column_comment(&field(&[])), None);
+        assert_eq!(column_comment(&field(&[declared])), None, "the type as such needs no words");
+        assert_eq!(column_comment(&field(&[(COMMENT, "where"), declared])).as_deref(), Some("where"));
+        assert_eq!(column_comment(&field(&[declared, note])).as_deref(), Some("inet, read as text"));
+        let both = column_comment(&field(&[(COMMENT, "where"), declared, note]));
+        assert_eq!(both.as_deref(), Some("where (inet, read as text)"));
+    }
 }

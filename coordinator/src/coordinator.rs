@@ -59,6 +59,7 @@ impl Coordinator {
         let http_listener = listen("server.http", config.server.http).await?;
         let internal_listener = listen("cluster.internal", config.cluster.internal).await?;
         let (flight_addr, http_addr) = (address(&flight_listener)?, address(&http_listener)?);
+        warn_of_clear_text("server.flight", flight_addr);
 
         let store = Store::open(&config.store.url).await?;
         let authenticator = Arc::new(Authenticator::new(&config.auth)?);
@@ -164,6 +165,17 @@ async fn sweep(service: FlightSql) {
     loop {
         ticks.tick().await;
         service.expire();
+    }
+}
+
+/// Passwords and tokens come with every call.
+fn warn_of_clear_text(key: &str, door: SocketAddr) {
+    if !door.ip().to_canonical().is_loopback() {
+        tracing::warn!(
+            setting = key,
+            %door,
+            "the door is open to other machines, and passwords, tokens and rows cross in clear: put TLS in front of it"
+        );
     }
 }
 

@@ -13,6 +13,8 @@ use datafusion::error::DataFusionError;
 use parquet::errors::ParquetError;
 use townlake_common::{Error, ErrorCode, nearest};
 
+use crate::identifier::quoted;
+
 /// How many wrappers are opened: an error that contains itself must not hang the server.
 const MAX_DEPTH: usize = 32;
 
@@ -203,7 +205,7 @@ fn schema(error: &SchemaError) -> Error {
         SchemaError::FieldNotFound { field, valid_fields } => {
             let error = Error::new(ErrorCode::ColumnNotFound, format!("column {} does not exist", field.flat_name()));
             match nearest(field.name(), valid_fields.iter().map(|column| column.name())) {
-                Some(name) => error.with_hint(format!("did you mean {name}?")),
+                Some(name) => error.with_hint(format!("did you mean {}?", quoted(name))),
                 None => error,
             }
         }
@@ -279,5 +281,14 @@ mod tests {
         let typed = from_datafusion(&error);
         assert_eq!(typed.code(), ErrorCode::ColumnNotFound);
         assert_eq!(typed.hint(), Some("did you mean o_orderkey?"));
+    }
+
+    #[test]
+    fn a_hint_can_be_typed_as_it_stands() {
+        let valid_fields = vec![datafusion::common::Column::from_name("Id")];
+        let field = Box::new(datafusion::common::Column::from_name("id"));
+        let error =
+            DataFusionError::SchemaError(Box::new(SchemaError::FieldNotFound { field, valid_fields }), Box::new(None));
+        assert_eq!(from_datafusion(&error).hint(), Some("did you mean \"Id\"?"));
     }
 }

@@ -9,6 +9,8 @@ pub mod batches;
 pub mod codec;
 pub mod error;
 pub mod functions;
+pub mod identifier;
+pub mod interrupt;
 pub mod joins;
 pub mod network;
 pub mod runtime;

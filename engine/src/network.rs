@@ -7,6 +7,10 @@ use tonic::transport::Endpoint;
 /// The largest message between nodes, in bytes. Towards clients frames are far smaller (see [`crate::batches`]).
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
+/// The largest launch, in bytes: all tasks that one look of the scheduler gives an executor, each with its own plan. One
+/// that is too large has a healthy executor thrown out, so that this is far above what plans may hold.
+pub const MAX_LAUNCH_BYTES: usize = 256 << 20;
+
 /// How long a connection may take to be made.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 

@@ -5,15 +5,20 @@ use std::sync::Arc;
 
 use datafusion::error::Result;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use townlake_lake::LakeObjects;
+
+/// Stack of each thread that plans or runs queries, in bytes; pages that are not touched cost nothing. Expressions and plans
+/// are walked by recursion, and this bears the deepest that the coordinator lets through.
+pub const THREAD_STACK_BYTES: usize = 16 << 20;
 
 /// Memory for Parquet footers and page indexes that were read, in bytes.
 const METADATA_CACHE_BYTES: usize = 64 << 20;
 
 /// A runtime environment whose object stores are the lake's, which spills to `spill_dir` (made when missing) and whose
-/// queries together may hold `memory` bytes. An executor replaces the memory pool for each task ([`with_memory`]).
+/// queries together may hold `memory` bytes. Each query or task is given a pool of its own over it or in its place
+/// ([`with_memory`]): this one knows no fairness.
 ///
 /// Errors: `spill_dir` cannot be made.
 pub fn runtime_env(lake: &LakeObjects, memory: u64, spill_dir: &Path) -> Result<Arc<RuntimeEnv>> {
@@ -23,7 +28,7 @@ pub fn runtime_env(lake: &LakeObjects, memory: u64, spill_dir: &Path) -> Result<
         .with_object_store_registry(lake.registry())
         .with_disk_manager_builder(disk)
         .with_metadata_cache_limit(METADATA_CACHE_BYTES)
-        .with_memory_pool(Arc::new(FairSpillPool::new(usize::try_from(memory).unwrap_or(usize::MAX))))
+        .with_memory_pool(Arc::new(GreedyMemoryPool::new(usize::try_from(memory).unwrap_or(usize::MAX))))
         .build_arc()
 }
 

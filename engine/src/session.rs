@@ -21,7 +21,7 @@ use std::sync::Arc;
 use ballista_core::config::{
     BALLISTA_CLIENT_GRPC_CONNECT_TIMEOUT_SECONDS, BALLISTA_CLIENT_GRPC_HTTP2_KEEPALIVE_INTERVAL_SECONDS,
     BALLISTA_CLIENT_GRPC_MAX_MESSAGE_SIZE, BALLISTA_CLIENT_GRPC_TIMEOUT_SECONDS, BALLISTA_CLIENT_IO_RETRIES_TIMES,
-    BALLISTA_CLIENT_IO_RETRY_WAIT_TIME_MS,
+    BALLISTA_CLIENT_IO_RETRY_WAIT_TIME_MS, BALLISTA_SHUFFLE_COMPRESSION_CODEC,
 };
 use ballista_core::extension::{
     SessionConfigExt, ballista_aggregate_functions, ballista_scalar_functions, ballista_window_functions,
@@ -47,6 +47,7 @@ pub fn base_config(target_partitions: usize) -> SessionConfig {
         .set_u64(BALLISTA_CLIENT_GRPC_CONNECT_TIMEOUT_SECONDS, network::CONNECT_TIMEOUT.as_secs())
         .set_u64(BALLISTA_CLIENT_GRPC_TIMEOUT_SECONDS, 5)
         .set_u64(BALLISTA_CLIENT_GRPC_HTTP2_KEEPALIVE_INTERVAL_SECONDS, 5)
+        .set_str(BALLISTA_SHUFFLE_COMPRESSION_CODEC, "none")
         // A fetch that fails is tried twice more, half a second apart; then the stage that made the data runs again.
         .set_u64(BALLISTA_CLIENT_IO_RETRIES_TIMES, 2)
         .set_u64(BALLISTA_CLIENT_IO_RETRY_WAIT_TIME_MS, 500);

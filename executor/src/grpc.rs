@@ -1,7 +1,5 @@
 //! The task server: what coordinators call.
 
-use std::sync::Arc;
-
 use ballista_core::serde::protobuf::executor_grpc_server::ExecutorGrpc;
 use ballista_core::serde::protobuf::{
     CancelTasksParams, CancelTasksResult, LaunchMultiTaskParams, LaunchMultiTaskResult, LaunchTaskParams,
@@ -9,8 +7,12 @@ use ballista_core::serde::protobuf::{
 };
 use tonic::{Request, Response, Status};
 use townlake_engine::network::split_address;
+use townlake_proto::control::executor_server::Executor;
+use townlake_proto::control::{LookParams, LookResult, TaskAttempt};
 
-use crate::directories::Directories;
+use crate::ending::Ending;
+use crate::outbox::Outbox;
+use crate::registry::Attempt;
 use crate::runner::Runner;
 
 /// Ballista's executor service over our runner.
@@ -19,13 +21,13 @@ use crate::runner::Runner;
 /// wrong with one job fails that job alone, in the answer.
 pub(crate) struct TaskService {
     runner: Runner,
-    directories: Arc<Directories>,
+    ending: Ending,
 }
 
 impl TaskService {
     /// The service of this executor.
-    pub(crate) fn new(runner: Runner, directories: Arc<Directories>) -> Self {
-        Self { runner, directories }
+    pub(crate) fn new(runner: Runner, ending: Ending) -> Self {
+        Self { runner, ending }
     }
 }
 
@@ -70,11 +72,10 @@ impl ExecutorGrpc for TaskService {
         request: Request<RemoveJobDataParams>,
     ) -> Result<Response<RemoveJobDataResult>, Status> {
         let RemoveJobDataParams { job_id, remove_stage_ids } = request.into_inner();
-        if remove_stage_ids.is_empty() {
-            // The whole job is over: a task of it that still runs would write its output anew.
-            self.runner.registry().end_job(&job_id).await;
-        }
-        self.directories.remove_job(&job_id, &remove_stage_ids).await?;
+        // It goes on when the caller does not wait for its end.
+        let ending = self.ending.clone();
+        let removed = tokio::spawn(async move { ending.remove(&job_id, &remove_stage_ids).await });
+        removed.await.map_err(|_| Status::internal("the output of a job cannot be removed"))??;
         Ok(Response::new(RemoveJobDataResult {}))
     }
 
@@ -83,5 +84,45 @@ impl ExecutorGrpc for TaskService {
     async fn stop_executor(&self, _: Request<StopExecutorParams>) -> Result<Response<StopExecutorResult>, Status> {
         tracing::info!("a coordinator asks this executor to stop: ignored");
         Ok(Response::new(StopExecutorResult {}))
+    }
+}
+
+/// Says what is here.
+pub(crate) struct LookService {
+    runner: Runner,
+    outbox: Outbox,
+    incarnation: String,
+}
+
+impl LookService {
+    /// The service of the executor of this incarnation.
+    pub(crate) fn new(runner: Runner, outbox: Outbox, incarnation: &str) -> Self {
+        Self { runner, outbox, incarnation: incarnation.to_string() }
+    }
+
+    fn named(&self, attempts: Vec<Attempt>) -> Vec<TaskAttempt> {
+        let named = attempts.into_iter().map(|attempt| TaskAttempt {
+            job_id: attempt.job,
+            stage_id: attempt.stage,
+            stage_attempt: attempt.stage_attempt,
+            task_id: attempt.task,
+            incarnation: self.incarnation.clone(),
+        });
+        named.collect()
+    }
+}
+
+#[tonic::async_trait]
+impl Executor for LookService {
+    async fn look(&self, request: Request<LookParams>) -> Result<Response<LookResult>, Status> {
+        let LookParams { incarnation, coordinator } = request.into_inner();
+        if incarnation != self.incarnation {
+            return Err(Status::failed_precondition("another executor has this address now"));
+        }
+        let jobs = self.runner.registry().jobs_of(&coordinator);
+        // A task that ends is in the outbox before it leaves the registry: in this order none is missed.
+        let tasks = self.named(self.runner.registry().tasks_of(&jobs));
+        let reports = self.named(self.outbox.waiting_for(&coordinator));
+        Ok(Response::new(LookResult { tasks, reports, jobs }))
     }
 }

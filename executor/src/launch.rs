@@ -56,7 +56,8 @@ pub(crate) fn check(launch: &MultiTaskDefinition) -> Result<()> {
 
 /// Takes the tasks of a launch on, except those that are here already. Before decoding, so that a cancel which overtakes
 /// the decoding finds them.
-pub(crate) fn admit(registry: &Arc<Registry>, launch: &mut MultiTaskDefinition) -> Vec<Admission> {
+pub(crate) fn admit(registry: &Arc<Registry>, launch: &mut MultiTaskDefinition, endpoint: &str) -> Vec<Admission> {
+    registry.take_job(&launch.job_id, endpoint);
     let mut admissions = Vec::with_capacity(launch.task_ids.len());
     let (job, stage, stage_attempt) = (launch.job_id.clone(), launch.stage_id, launch.stage_attempt_num);
     launch.task_ids.retain(|task| {
@@ -120,9 +121,9 @@ mod tests {
     fn a_task_that_is_here_is_not_taken_on_again() {
         let registry = Arc::new(Registry::default());
         let mut first = launch("job", &[0, 1]);
-        let held = admit(&registry, &mut first);
+        let held = admit(&registry, &mut first, "127.0.0.1:1");
         let mut second = launch("job", &[1, 2]);
-        let new = admit(&registry, &mut second);
+        let new = admit(&registry, &mut second, "127.0.0.1:1");
         assert_eq!((held.len(), new.len(), second.task_ids.len()), (2, 1, 1));
         assert_eq!(second.task_ids[0].task_id, 2);
     }

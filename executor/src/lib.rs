@@ -10,11 +10,11 @@
 
 mod clients;
 mod directories;
+mod ending;
 mod failure;
 mod flight;
 mod grpc;
 mod health;
-mod interrupt;
 mod launch;
 mod memory;
 mod metrics;

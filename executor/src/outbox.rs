@@ -99,6 +99,16 @@ impl Outbox {
         }
     }
 
+    /// The attempts whose reports wait for this coordinator.
+    pub(crate) fn waiting_for(&self, endpoint: &str) -> Vec<Attempt> {
+        self.0.lanes.lock().get(endpoint).map(|lane| lane.queued.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Drops the reports for a coordinator that is gone.
+    pub(crate) fn forget(&self, endpoint: &str) {
+        self.0.lanes.lock().remove(endpoint);
+    }
+
     /// How many reports are not acknowledged.
     pub(crate) fn len(&self) -> usize {
         self.0.lanes.lock().values().map(|lane| lane.queue.len()).sum()

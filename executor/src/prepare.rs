@@ -8,8 +8,8 @@ use datafusion::error::Result;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use tokio_util::sync::CancellationToken;
+use townlake_engine::interrupt::interruptible;
 
-use crate::interrupt::interruptible;
 use crate::wrap::WrapExec;
 
 /// The plan of a task, with a shuffle writer on top, as we run it: every node below the writer stops when `token` is

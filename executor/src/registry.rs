@@ -1,6 +1,6 @@
 //! The tasks that this executor has taken on, from the moment their launch arrives until they have ended.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ballista_core::serde::protobuf::RunningTaskInfo;
@@ -22,10 +22,12 @@ struct Entry {
     ended: CancellationToken,
 }
 
-/// All tasks that have not ended.
+/// All tasks that have not ended, and whose the jobs are that were here.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     tasks: Mutex<HashMap<Attempt, Entry>>,
+    /// The coordinator of each job whose output was not removed: where its reports go.
+    jobs: Mutex<HashMap<String, String>>,
 }
 
 /// A task's place in the registry. Dropping it says that the task has ended.
@@ -85,6 +87,35 @@ impl Registry {
         for ended in self.cancel_where(|other| other.job == job) {
             ended.cancelled().await;
         }
+    }
+
+    /// A job has tasks here; its reports go to `endpoint`.
+    pub(crate) fn take_job(&self, job: &str, endpoint: &str) {
+        self.jobs.lock().insert(job.to_string(), endpoint.to_string());
+    }
+
+    /// The output of a job was removed.
+    pub(crate) fn forget_job(&self, job: &str) {
+        self.jobs.lock().remove(job);
+    }
+
+    /// The jobs of a coordinator, in their order.
+    pub(crate) fn jobs_of(&self, endpoint: &str) -> Vec<String> {
+        let jobs = self.jobs.lock();
+        let mut found: Vec<_> = jobs.iter().filter(|(_, of)| *of == endpoint).map(|(job, _)| job.clone()).collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// The coordinators that have jobs here.
+    pub(crate) fn endpoints(&self) -> HashSet<String> {
+        self.jobs.lock().values().cloned().collect()
+    }
+
+    /// The tasks of these jobs that have not ended.
+    pub(crate) fn tasks_of(&self, jobs: &[String]) -> Vec<Attempt> {
+        let tasks = self.tasks.lock();
+        tasks.keys().filter(|attempt| jobs.binary_search(&attempt.job).is_ok()).cloned().collect()
     }
 
     /// Cancels everything.

@@ -87,6 +87,7 @@ impl Runner {
         let workers = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(slots)
             .thread_name("townlake-task")
+            .thread_stack_size(townlake_engine::runtime::THREAD_STACK_BYTES)
             .enable_all()
             .build()
             .map_err(|error| Error::internal("the threads of the tasks cannot be started").with_source(error))?;
@@ -132,7 +133,7 @@ impl Runner {
 
     async fn try_launch(&self, launch: &mut MultiTaskDefinition, endpoint: &str) -> Result<()> {
         launch::check(launch)?;
-        let admissions = launch::admit(&self.0.registry, launch);
+        let admissions = launch::admit(&self.0.registry, launch, endpoint);
         if admissions.is_empty() {
             return Ok(());
         }
@@ -308,7 +309,6 @@ impl Inner {
             (_, Some(error)) => {
                 let (job, stage, task) = (&attempt.job, attempt.stage, attempt.task);
                 tracing::info!(job, stage, task, code = %error.code(), retryable = error.is_retryable(), "a task failed");
-                tracing::debug!(job, stage, task, ?error, "why a task failed");
                 "failed"
             }
             _ => "cancelled",

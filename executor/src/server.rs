@@ -22,14 +22,16 @@ use townlake_cluster::{BUILD, Membership, Node, Role, Seat, State};
 use townlake_common::config::{Config, ExecutorConfig};
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_connectors::SourceConnections;
-use townlake_engine::network::{MAX_MESSAGE_BYTES, split_address};
+use townlake_engine::network::{MAX_LAUNCH_BYTES, MAX_MESSAGE_BYTES, split_address};
 use townlake_engine::{error, functions, runtime, session};
 use townlake_lake::LakeObjects;
+use townlake_proto::control::executor_server::ExecutorServer;
 
 use crate::clients::ClientPool;
 use crate::directories::Directories;
+use crate::ending::Ending;
 use crate::flight::GuardedFlight;
-use crate::grpc::TaskService;
+use crate::grpc::{LookService, TaskService};
 use crate::health::{self, Health};
 use crate::memory::TaskMemory;
 use crate::metrics::{Metrics, NoCollector};
@@ -92,10 +94,15 @@ impl Executor {
             memory: parts.memory,
             metrics: Arc::clone(&parts.metrics),
         };
-        let tasks = TaskService::new(parts.runner.clone(), Arc::clone(&directories));
-        let flight = GuardedFlight::new(path_text(directories.shuffle())?, parts.metrics);
+        let ending = Ending::new(Arc::clone(parts.runner.registry()), Arc::clone(&directories), parts.outbox.clone());
+        tokio::spawn(ending.clone().follow(Arc::clone(&membership), config.cluster.lease_ttl, shutdown.clone()));
+        let services = Services {
+            tasks: TaskService::new(parts.runner.clone(), ending),
+            look: LookService::new(parts.runner.clone(), parts.outbox.clone(), &node.incarnation),
+            flight: GuardedFlight::new(path_text(directories.shuffle())?, parts.metrics),
+        };
         let doors =
-            vec![serve_internal(listener, tasks, flight, shutdown.clone()), serve_http(http, health, shutdown.clone())];
+            vec![serve_internal(listener, services, shutdown.clone()), serve_http(http, health, shutdown.clone())];
         let handle = ExecutorHandle {
             addr,
             http_addr,
@@ -136,13 +143,14 @@ impl ExecutorHandle {
         let deadline = tokio::time::Instant::now() + self.drain_limit;
         let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
         tracing::info!(incarnation = self.node.incarnation, tasks = self.runner.registry().len(), "executor drains");
+        // First of all it takes no more: those who are told may be slow to hear it.
+        self.runner.drain();
         let draining = Node { state: State::Draining.into(), ..self.node.clone() };
         if let Some(seat) = self.seat.read().await.as_ref()
             && let Err(error) = seat.update(draining).await
         {
             tracing::warn!(code = %error.code(), "the member list does not know that this executor drains");
         }
-        self.runner.drain();
         if self.runner.wait_idle(left()).await {
             self.outbox.flush(left()).await;
             while !self.directories.is_empty().await && !left().is_zero() {
@@ -267,22 +275,24 @@ fn path_text(path: &std::path::Path) -> Result<String> {
     text.ok_or_else(|| Error::new(ErrorCode::ConfigInvalid, "executor.spill_dir must be valid UTF-8"))
 }
 
-fn serve_internal(
-    listener: TcpListener,
+/// What the internal door offers.
+struct Services {
     tasks: TaskService,
+    look: LookService,
     flight: GuardedFlight,
-    shutdown: CancellationToken,
-) -> JoinHandle<()> {
-    let tasks = ExecutorGrpcServer::new(tasks)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let flight = FlightServiceServer::new(flight)
+}
+
+fn serve_internal(listener: TcpListener, services: Services, shutdown: CancellationToken) -> JoinHandle<()> {
+    let tasks = ExecutorGrpcServer::new(services.tasks).max_decoding_message_size(MAX_LAUNCH_BYTES);
+    let look = ExecutorServer::new(services.look).max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let flight = FlightServiceServer::new(services.flight)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(tasks)
+        .add_service(look)
         .add_service(flight);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     tokio::spawn(async move {
@@ -305,6 +315,11 @@ fn serve_http(listener: TcpListener, health: Health, shutdown: CancellationToken
 
 #[cfg(test)]
 mod tests {
+    use ballista_core::serde::protobuf::executor_grpc_client::ExecutorGrpcClient;
+    use ballista_core::serde::protobuf::{LaunchMultiTaskParams, MultiTaskDefinition, TaskId};
+    use townlake_proto::control::LookParams;
+    use townlake_proto::control::executor_client::ExecutorClient;
+
     use super::*;
 
     async fn get(addr: SocketAddr, path: &str) -> String {
@@ -358,6 +373,76 @@ mod tests {
         assert!(matches!(watch.recv().await.unwrap(), townlake_cluster::NodeEvent::Gone(_)));
         assert!(tokio::net::TcpStream::connect(http).await.is_err());
         Directories::open(directory.path()).unwrap();
+    }
+
+    async fn started(folder: &std::path::Path, membership: &townlake_cluster::EmbeddedMembership) -> ExecutorHandle {
+        let mut config = Config::default();
+        config.executor.listen = "127.0.0.1:0".parse().unwrap();
+        config.executor.http = "127.0.0.1:0".parse().unwrap();
+        config.executor.spill_dir = folder.to_path_buf();
+        config.cluster.lease_ttl = Duration::from_millis(500);
+        Executor::start(&config, Arc::new(membership.clone())).await.unwrap()
+    }
+
+    fn launch(job: &str, plan: usize, endpoint: &str) -> LaunchMultiTaskParams {
+        let task_ids = vec![TaskId::default()];
+        let (job_id, session_id) = (job.to_string(), "session".to_string());
+        let task = MultiTaskDefinition { job_id, session_id, task_ids, plan: vec![0; plan], ..Default::default() };
+        LaunchMultiTaskParams { multi_tasks: vec![task], scheduler_endpoint: endpoint.to_string() }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_large_launch_fails_its_job_and_not_the_call() {
+        let folder = tempfile::tempdir().unwrap();
+        let executor = started(folder.path(), &townlake_cluster::EmbeddedMembership::new()).await;
+        let client = ExecutorGrpcClient::connect(format!("http://{}", executor.addr())).await.unwrap();
+        let mut client = client.max_encoding_message_size(MAX_LAUNCH_BYTES);
+        let answer = client.launch_multi_task(launch("job", MAX_MESSAGE_BYTES + 1, "127.0.0.1:1")).await.unwrap();
+        assert_eq!(answer.into_inner().failed_jobs, ["job"]);
+        executor.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn it_says_what_it_has_and_ends_what_a_lost_coordinator_left() {
+        let (folder, membership) = (tempfile::tempdir().unwrap(), townlake_cluster::EmbeddedMembership::new());
+        let executor = started(folder.path(), &membership).await;
+        let record = |port| Node {
+            incarnation: townlake_cluster::incarnation(),
+            role: Role::Coordinator.into(),
+            address: format!("127.0.0.1:{port}"),
+            ..Default::default()
+        };
+        let _stays = membership.join(record(1)).await.unwrap();
+        let goes = membership.join(record(2)).await.unwrap();
+        let registry = Arc::clone(executor.runner.registry());
+        let attempt =
+            |job: &str| crate::registry::Attempt { job: job.to_string(), stage: 1, stage_attempt: 0, task: 3 };
+        let [kept, left] = [("kept", "127.0.0.1:1"), ("left", "127.0.0.1:2")].map(|(job, endpoint)| {
+            std::fs::create_dir(folder.path().join("shuffle").join(job)).unwrap();
+            registry.take_job(job, endpoint);
+            registry.admit(attempt(job)).unwrap()
+        });
+
+        let mut client = ExecutorClient::connect(format!("http://{}", executor.addr())).await.unwrap();
+        let asked =
+            |incarnation: &str| LookParams { incarnation: incarnation.into(), coordinator: "127.0.0.1:2".into() };
+        let seen = client.look(asked(executor.incarnation())).await.unwrap().into_inner();
+        assert_eq!((seen.jobs.as_slice(), seen.tasks.len(), seen.reports.len()), (&["left".to_string()][..], 1, 0));
+        assert_eq!((seen.tasks[0].job_id.as_str(), seen.tasks[0].task_id), ("left", 3));
+        let other = client.look(asked("another")).await.unwrap_err();
+        assert_eq!(other.code(), tonic::Code::FailedPrecondition);
+
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(!left.cancel.is_cancelled(), "its coordinator is there");
+        drop(goes);
+        tokio::time::timeout(Duration::from_secs(10), left.cancel.cancelled()).await.unwrap();
+        drop(left);
+        while folder.path().join("shuffle/left").exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(!kept.cancel.is_cancelled() && folder.path().join("shuffle/kept").exists());
+        drop(kept);
+        executor.stop().await;
     }
 
     #[test]

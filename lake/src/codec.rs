@@ -24,7 +24,7 @@ use townlake_common::Error;
 use townlake_proto::lake::recipe::Node;
 use townlake_proto::lake::{Recipe, ScanRecipe, WriteRecipe};
 
-use crate::scan::{IcebergSource, ScanInfo, parquet_source};
+use crate::scan::{FileConstants, IcebergSource, ScanInfo, parquet_source};
 use crate::write::IcebergWriteExec;
 
 /// Functions in filters and projections travel by name, so no codec of a whole application is needed for them.
@@ -102,6 +102,7 @@ fn encode_scan(
         parquet_scan: scan.encode_to_vec(),
         limit: config.limit.map(|limit| limit as u64),
         preserve_order: config.preserve_order,
+        constants: source.constants().to_recipe(),
     })
 }
 
@@ -133,7 +134,8 @@ fn decode_scan(
         name_mapping_json: recipe.name_mapping_json,
     };
     let adapter = info.adapter(&columns)?;
-    let source = IcebergSource::new(Arc::new(parquet), Arc::new(info), adapter);
+    let constants = Arc::new(FileConstants::from_recipe(recipe.constants));
+    let source = IcebergSource::new(Arc::new(parquet), Arc::new(info), adapter, constants);
     let config = parse_protobuf_file_scan_config(files, &decode, conv, Arc::new(source.clone()))?;
     let limit = recipe.limit.and_then(|limit| usize::try_from(limit).ok());
     let config = source.adapt(config).with_limit(limit).with_preserve_order(recipe.preserve_order).build();

@@ -12,7 +12,8 @@ use crate::catalog::rest::RestCatalog;
 use crate::catalog::sql::SqlCatalog;
 use crate::catalog::{Catalog, NewTable, TableHead, TableName};
 use crate::{
-    CreateTable, LakeObjects, LoadedTable, ObjectAccess, PartitionField, TableVersion, WrittenFile, commit, schema,
+    CreateTable, LakeObjects, LoadedTable, ObjectAccess, PartitionField, Replacement, TableVersion, WrittenFile,
+    commit, schema,
 };
 
 /// The property that holds a table's comment, as Spark and Trino have it.
@@ -150,6 +151,42 @@ impl LakeCatalog {
         query: &QueryId,
     ) -> Result<Option<i64>> {
         commit::append(self.catalog.as_ref(), table, files, query).await
+    }
+
+    /// Plans to replace a table by one of these columns. Nothing happens before [`LakeCatalog::commit_replace`].
+    ///
+    /// Errors: those of [`LakeCatalog::create_table`] for columns; `FORMAT_NOT_SUPPORTED` for a table that cannot be written.
+    pub fn plan_replace(&self, table: &LoadedTable, columns: &[FieldRef]) -> Result<Replacement> {
+        Replacement::plan(table, columns)
+    }
+
+    /// Makes written files the whole table, in its new columns, in one commit; without files the table is empty. Old
+    /// snapshots stay. Returns the snapshot's id.
+    ///
+    /// Errors and files: as [`LakeCatalog::commit_append`].
+    pub async fn commit_replace(
+        &self,
+        replacement: &Replacement,
+        files: Vec<WrittenFile>,
+        query: &QueryId,
+    ) -> Result<i64> {
+        commit::replace(self.catalog.as_ref(), replacement, files, query).await
+    }
+
+    /// Drops the table again that [`LakeCatalog::create_table`] made, unless another has its name by now.
+    pub async fn drop_created(&self, table: &LoadedTable) -> Result<()> {
+        let name = TableName::new(&table.schema, &table.table);
+        match self.catalog.load(&name).await? {
+            Some(head) if head.metadata.uuid() == table.metadata.uuid() => {
+                self.catalog.drop_table(&name).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the table has a commit of this query now.
+    pub(crate) async fn has_commit_of(&self, table: &LoadedTable, query: &QueryId) -> Result<bool> {
+        commit::is_committed(self.catalog.as_ref(), &TableName::new(&table.schema, &table.table), query).await
     }
 
     fn pin(&self, name: &TableName, head: TableHead, at: Option<&TableVersion>) -> Result<LoadedTable> {

@@ -14,18 +14,24 @@ pub mod codec;
 mod commit;
 mod format;
 mod lake_catalog;
+mod leftovers;
 mod objects;
 pub mod plan;
 pub mod scan;
 pub mod schema;
+mod synced_files;
 mod table;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod types;
 mod whole_ranges;
 mod write;
 
+pub use commit::Replacement;
 pub use lake_catalog::LakeCatalog;
+pub use leftovers::Leftovers;
 pub use objects::{LakeObjects, ObjectAccess};
 pub use plan::plan_files;
 pub use table::LakeTable;

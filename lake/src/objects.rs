@@ -21,6 +21,7 @@ use townlake_common::config::{CatalogConfig, IcebergCatalog};
 use townlake_common::{Error, ErrorCode, Result, Secret};
 use url::Url;
 
+use crate::synced_files::SyncedFiles;
 use crate::whole_ranges::WholeRanges;
 
 const SCHEME: &str = "lake";
@@ -171,7 +172,7 @@ impl ObjectAccess {
             std::fs::create_dir_all(&folder).map_err(|e| failed("created").with_source(e))?;
         }
         let client = LocalFileSystem::new_with_prefix(&folder).map_err(|e| failed("opened").with_source(e))?;
-        Ok(Arc::new(client))
+        Ok(Arc::new(SyncedFiles::new(client, folder)))
     }
 }
 

@@ -84,10 +84,15 @@ pub(crate) fn primitive_to_arrow(primitive: &PrimitiveType) -> Result<DataType> 
 /// What Iceberg has not is mapped to what holds every value (`UInt64` to `decimal(20,0)`); nanoseconds are cut to
 /// microseconds. Errors: `NOT_SUPPORTED` naming the column and its type, `INVALID_QUERY` for no or duplicate names.
 pub fn from_arrow(columns: &[FieldRef]) -> Result<Schema> {
+    from_arrow_above(columns, 0)
+}
+
+/// As [`from_arrow`], with field ids above `last`: those up to it are taken by columns of the table's past.
+pub fn from_arrow_above(columns: &[FieldRef], last: i32) -> Result<Schema> {
     if columns.is_empty() {
         return Err(Error::new(ErrorCode::InvalidQuery, "a table needs at least one column"));
     }
-    let fields = iceberg_fields(columns, &mut FreshIds(0), "")?;
+    let fields = iceberg_fields(columns, &mut FreshIds(last), "")?;
     Schema::builder().with_fields(fields).build().map_err(|error| {
         Error::new(ErrorCode::InvalidQuery, format!("the columns make no table: {}", error.message()))
             .with_source(error)

@@ -2,7 +2,14 @@
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field};
+use arrow::util::display::array_value_to_string;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::physical_plan::collect;
+use datafusion::prelude::{SessionConfig, SessionContext};
 use iceberg::io::FileIO;
 use iceberg::spec::{
     DataContentType, DataFile, DataFileBuilder, DataFileFormat, ManifestListWriter, ManifestWriterBuilder, Operation,
@@ -10,12 +17,15 @@ use iceberg::spec::{
 };
 use iceberg::{TableRequirement, TableUpdate};
 use townlake_common::config::{CatalogConfig, Config, IcebergCatalog};
-use townlake_common::{QueryId, Result};
+use townlake_common::{Principal, QueryContext, QueryId, Result};
 
 use crate::catalog::sql::SqlCatalog;
 use crate::catalog::{Catalog, CommitOutcome, TableName};
 use crate::plan::manifests;
-use crate::{CreateTable, LakeCatalog, LoadedTable, ObjectAccess, PartitionField, WrittenFile};
+use crate::{
+    CreateTable, LakeCatalog, LakeObjects, LakeTable, LoadedTable, ObjectAccess, PartitionField, WrittenFile,
+    write_plan, written_files,
+};
 
 pub(crate) struct Lake {
     pub folder: tempfile::TempDir,
@@ -69,8 +79,42 @@ impl Lake {
         (sql, objects)
     }
 
+    /// A session over the lake's object stores, as a node has it.
+    pub fn context(&self) -> SessionContext {
+        let text = config_text(self.folder.path());
+        let objects = LakeObjects::from_config(&Config::from_toml(&text).unwrap().catalogs).unwrap();
+        let query = QueryContext::new(QueryId::generate(), Principal::new("ann", vec![]));
+        let config = SessionConfig::new().with_target_partitions(1).with_extension(query);
+        let runtime = RuntimeEnvBuilder::new().with_object_store_registry(objects.registry()).build_arc().unwrap();
+        let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
+        SessionContext::new_with_state(state.build())
+    }
+
+    /// Writes these rows into the table and commits them: the whole way of an INSERT.
+    pub async fn insert(&self, context: &SessionContext, table: &str, rows: RecordBatch) -> Vec<WrittenFile> {
+        let (table, query) = (self.load(table).await, QueryId::generate());
+        let input = MemorySourceConfig::try_new_exec(&[vec![rows.clone()]], rows.schema(), None).unwrap();
+        let plan = write_plan(&table, input, &query).unwrap();
+        let answers = collect(plan, context.task_ctx()).await.unwrap();
+        let files = written_files(&answers, &table).unwrap();
+        self.catalog.commit_append(&table, files.clone(), &query).await.unwrap().unwrap();
+        files
+    }
+
+    /// The answer of a query over the table as it is now, which it knows as `t`: the values of each row, as text.
+    pub async fn rows(&self, context: &SessionContext, table: &str, sql: &str) -> Vec<Vec<String>> {
+        context.deregister_table("t").unwrap();
+        context.register_table("t", LakeTable::new(self.load(table).await)).unwrap();
+        let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
+        let row = |batch: &RecordBatch, row| {
+            let values = batch.columns().iter().map(|column| array_value_to_string(column, row).unwrap());
+            values.collect::<Vec<_>>()
+        };
+        batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |n| row(batch, n))).collect()
+    }
+
     /// Adds a delete file to the table, as another engine would.
-    pub async fn append_deletes(&self, table: &str, content: DataContentType) {
+    pub async fn append_deletes(&self, table: &str, content: DataContentType, more: impl FnOnce(&mut DataFileBuilder)) {
         let (sql, objects) = self.sql().await;
         let name = TableName::new("s", table);
         let base = sql.load(&name).await.unwrap().unwrap();
@@ -78,6 +122,7 @@ impl Lake {
         let location = self.location(table);
         let delete = file(&location, "deletes", Struct::empty(), |f| {
             f.content(content);
+            more(f);
         });
         let io = FileIO::new_with_memory();
         let schema = metadata.current_schema().clone();
@@ -152,13 +197,16 @@ pub(crate) fn file(
     WrittenFile { data_file, rows: 10, bytes: 1000 }
 }
 
-fn config(folder: &std::path::Path) -> IcebergCatalog {
+fn config_text(folder: &std::path::Path) -> String {
     let folder = folder.display();
-    let text = format!(
+    format!(
         "[catalogs.lake]\ntype = \"iceberg\"\ncatalog = \"sql\"\nuri = \"sqlite://{folder}/catalog.db\"\n\
          warehouse = \"file://{folder}/warehouse\""
-    );
-    let mut config = Config::from_toml(&text).unwrap();
+    )
+}
+
+fn config(folder: &std::path::Path) -> IcebergCatalog {
+    let mut config = Config::from_toml(&config_text(folder)).unwrap();
     match config.catalogs.remove("lake") {
         Some(CatalogConfig::Iceberg(config)) => *config,
         _ => panic!("no iceberg catalog"),

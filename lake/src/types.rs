@@ -115,6 +115,8 @@ pub struct PlannedFile {
     pub split_offsets: Vec<u64>,
     /// By field id. A column of an identity partition has exact bounds from the partition.
     pub columns: HashMap<i32, ColumnBounds>,
+    /// By field id: what columns read as that the file does not have and that `columns` cannot say exactly.
+    pub constants: BTreeMap<i32, ScalarValue>,
 }
 
 /// The files that a query must read, and what was skipped.

@@ -2,6 +2,7 @@
 //! away, too little memory, writes that fail.
 
 mod cancel;
+mod coordinator;
 mod etcd;
 mod executors;
 mod memory;
@@ -22,7 +23,11 @@ const COUNTED_PAIRS: &str = "SELECT count(*), sum(a.l_orderkey), sum(b.l_orderke
     FROM lake.chaos.items a JOIN lake.chaos.items b ON a.l_suppkey = b.l_suppkey \
     WHERE sin(a.l_extendedprice + b.l_tax) > 0.999999";
 
-/// The stage of both in which the time goes.
+/// Ninety thousand million pairs, in loops without a hash table, of which none is found: no operator sees a row.
+const NO_PAIRS: &str =
+    "SELECT count(*) FROM lake.chaos.items a JOIN lake.chaos.items b ON a.l_extendedprice + b.l_tax < 0";
+
+/// The stage of these in which the time goes.
 const LONG_STAGE: u32 = 2;
 
 /// Over a million rows, 80 MB, soon there and long to read; no two of its rows are the same.

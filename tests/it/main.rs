@@ -2,7 +2,11 @@
 
 mod access;
 mod chaos;
+mod deep;
+mod load;
 mod membership;
+mod nodes;
 mod postgres;
+mod shell;
 mod slt;
 mod tpch;

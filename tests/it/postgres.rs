@@ -1,8 +1,11 @@
-//! The Postgres connector against a real Postgres: discovery and types, filters, splits on one snapshot, cancel, failures.
+//! The Postgres connector against a real Postgres: discovery and types, filters, splits on one snapshot, the connection
+//! budget, cancel, failures.
 
+mod budget;
 mod discovery;
 mod failures;
 mod filters;
+mod random_filters;
 mod scans;
 mod values;
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import adbc_driver_flightsql.dbapi as flightsql
 import pytest
 
-SCALE = "0.01"
+SCALE = "0.1"
 
 
 @dataclass
@@ -76,6 +76,16 @@ def demo(tmp_path_factory):
     left = list(folder.glob("townlake-*"))
     subprocess.run(["rm", "-rf", str(folder)], check=True)
     assert not left, f"Ctrl-C left {left}"
+
+
+@pytest.fixture(scope="session")
+def whole_lake(demo):
+    """The two tables that the demo has in Postgres, in Iceberg as well: generated again, not copied from there."""
+    command = [os.environ["TOWNLAKE_BIN"], "load", "tpch", "--scale", SCALE, "--tables", "customer,nation"]
+    command += ["--mode", "create", "--url", f"grpc://{demo.address}", "--user", demo.user]
+    environment = {**os.environ, "TOWNLAKE_PASSWORD": demo.password}
+    loaded = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert loaded.returncode == 0, loaded.stderr
 
 
 @pytest.fixture()

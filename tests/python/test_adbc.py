@@ -5,6 +5,7 @@ import time
 
 import pyarrow as pa
 import pytest
+from pyiceberg.catalog.sql import SqlCatalog
 
 FEDERATED = """
 SELECT n_name, count(*) AS orders FROM lake.tpch.orders
@@ -12,6 +13,19 @@ JOIN crm.public.customer ON c_custkey = o_custkey
 JOIN crm.public.nation ON n_nationkey = c_nationkey
 GROUP BY n_name ORDER BY orders DESC, n_name
 """
+
+#: What is wrong, and words that the error must hold.
+BAD_INPUT = [
+    ("SELECT * FROM lake.tpch.lineitm", ["TABLE_NOT_FOUND", "lineitem"]),
+    ("SELECT o_totalprize FROM lake.tpch.orders", ["COLUMN_NOT_FOUND", "o_totalprice"]),
+    ("SELECT 1 FROM nowhere.a.b", ["CATALOG_NOT_FOUND", "nowhere"]),
+    ("SELECT 1\nFROM lake.tpch.orders WHRE 1", ["SYNTAX_ERROR", "Line: 2"]),
+    ("SELECT 1; SELECT 2", ["NOT_ONE_STATEMENT"]),
+    ("COPY lake.tpch.orders TO '/tmp/x.csv'", ["NOT_SUPPORTED"]),
+    ("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'", ["NOT_SUPPORTED"]),
+    ("SELECT * FROM '/etc/passwd'", ["NOT_FOUND"]),
+    ("SELECT count(*) FROM lake.tpch.orders FOR VERSION AS OF 12345", ["SNAPSHOT_NOT_FOUND", "12345"]),
+]
 
 
 def one(cursor, sql, parameters=None):
@@ -32,7 +46,7 @@ def test_federated_join_counts_every_order(cursor):
     cursor.execute(FEDERATED)
     table = cursor.fetch_arrow_table()
     assert table.column_names == ["n_name", "orders"]
-    assert sum(table["orders"].to_pylist()) == one(cursor, "SELECT count(*) FROM lake.tpch.orders")[0] == 15000
+    assert sum(table["orders"].to_pylist()) == one(cursor, "SELECT count(*) FROM lake.tpch.orders")[0] == 150_000
 
 
 def test_the_query_ran_in_stages_on_both_executors(connection):
@@ -83,6 +97,41 @@ def test_insert_and_create_table_as(cursor):
     cursor.execute("DROP TABLE lake.tpch.big_orders")
 
 
+def test_executemany_is_one_commit(demo, cursor):
+    catalog = SqlCatalog("lake", uri=f"sqlite:///{demo.folder}/catalog.db", warehouse=f"file://{demo.folder}/warehouse")
+    cursor.execute("CREATE TABLE lake.tpch.many (id INT NOT NULL, name VARCHAR, kind VARCHAR)")
+    insert = "INSERT INTO lake.tpch.many (kind, name, id) VALUES ('fixed', ?, ?)"
+    cursor.executemany(insert, [(None if i % 10 == 0 else f"n{i}", i) for i in range(1000)])
+    assert cursor.rowcount in (1000, -1)
+    everything = "SELECT count(*), sum(id), count(name), min(kind), max(name) FROM lake.tpch.many"
+    expected = (1000, sum(range(1000)), 900, "fixed", "n999")
+    assert one(cursor, everything) == expected
+    assert len(catalog.load_table("tpch.many").snapshots()) == 1
+
+    # a row in the middle that cannot be: nothing of the others, either
+    for bad in (None, 1 << 40):
+        with pytest.raises(Exception) as caught:
+            cursor.executemany(insert, [("x", bad if i == 500 else i) for i in range(1000)])
+        assert str(1 << 40) not in str(caught.value)
+    assert one(cursor, everything) == expected
+    assert len(catalog.load_table("tpch.many").snapshots()) == 1
+
+    # more than one row in the statement, and one parameter twice
+    cursor.executemany("INSERT INTO lake.tpch.many VALUES ($1, $2, 'a'), ($1 + 1, $2, 'b')", [(-10, "p"), (-20, "q")])
+    cursor.execute("SELECT id, name, kind FROM lake.tpch.many WHERE id < 0 ORDER BY id")
+    assert cursor.fetchall() == [(-20, "q", "a"), (-19, "q", "b"), (-10, "p", "a"), (-9, "p", "b")]
+    assert len(catalog.load_table("tpch.many").snapshots()) == 2
+    cursor.execute("DROP TABLE lake.tpch.many")
+
+
+def test_a_limit_can_be_bound(cursor):
+    sql = "SELECT n_nationkey FROM crm.public.nation ORDER BY 1 LIMIT ? OFFSET ?"
+    cursor.execute(sql, (2, 3))
+    assert [row[0] for row in cursor.fetchall()] == [3, 4]
+    schema = cursor.adbc_prepare(sql)
+    assert [field.type for field in schema] == [pa.int64(), pa.int64()]
+
+
 def test_metadata(connection):
     info = connection.adbc_get_info()
     assert info["vendor_name"] == "Town Lake"
@@ -103,20 +152,7 @@ def test_a_session_keeps_its_schema(connection):
         assert one(cursor, "SELECT count(*) FROM region")[0] >= 5
 
 
-@pytest.mark.parametrize(
-    "sql, words",
-    [
-        ("SELECT * FROM lake.tpch.lineitm", ["TABLE_NOT_FOUND", "lineitem"]),
-        ("SELECT o_totalprize FROM lake.tpch.orders", ["COLUMN_NOT_FOUND", "o_totalprice"]),
-        ("SELECT 1 FROM nowhere.a.b", ["CATALOG_NOT_FOUND", "nowhere"]),
-        ("SELECT 1\nFROM lake.tpch.orders WHRE 1", ["SYNTAX_ERROR", "Line: 2"]),
-        ("SELECT 1; SELECT 2", ["NOT_ONE_STATEMENT"]),
-        ("COPY lake.tpch.orders TO '/tmp/x.csv'", ["NOT_SUPPORTED"]),
-        ("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'", ["NOT_SUPPORTED"]),
-        ("SELECT * FROM '/etc/passwd'", ["NOT_FOUND"]),
-        ("SELECT count(*) FROM lake.tpch.orders FOR VERSION AS OF 12345", ["SNAPSHOT_NOT_FOUND", "12345"]),
-    ],
-)
+@pytest.mark.parametrize("sql, words", BAD_INPUT)
 def test_bad_input_is_named(cursor, sql, words):
     rejected(cursor, sql, *words)
 

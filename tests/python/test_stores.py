@@ -266,6 +266,28 @@ def test_nested_namespaces(town, cursor):
     assert rows(cursor, 'SELECT id FROM rest."deep.er".t') == [(7,)]
 
 
+@pytest.mark.parametrize("catalog", ["rest", "files", "shared"])
+def test_a_table_is_replaced_in_one_commit(town, cursor, catalog):
+    where, theirs = {"catalog_name": catalog, "db_schema_name": "swap"}, town.pyiceberg(catalog)
+    cursor.execute(f"CREATE SCHEMA {catalog}.swap")
+    cursor.execute(f"CREATE TABLE {catalog}.swap.t (id BIGINT, name VARCHAR) PARTITIONED BY (bucket(4, id))")
+    cursor.execute(f"INSERT INTO {catalog}.swap.t VALUES (1, 'old'), (2, 'older')")
+    cursor.fetchall()
+    before = theirs.load_table("swap.t")
+    with pytest.raises(Exception, match="column gone"):
+        cursor.adbc_ingest("t", pa.table({"gone": pa.nulls(1)}), mode="replace", **where)
+    for new in (pa.table({"id": ["a", "b"]}), pa.table({"id": ["c"]})):
+        assert cursor.adbc_ingest("t", new, mode="replace", **where) == new.num_rows
+        assert rows(cursor, f"SELECT * FROM {catalog}.swap.t ORDER BY 1") == [(text,) for text in new["id"].to_pylist()]
+        table = theirs.load_table("swap.t")
+        assert sorted(table.scan().to_arrow()["id"].to_pylist()) == new["id"].to_pylist()
+    table.append(pa.table({"id": ["theirs"]}))
+    assert rows(cursor, f"SELECT id FROM {catalog}.swap.t ORDER BY 1") == [("c",), ("theirs",)]
+    assert table.metadata.table_uuid == before.metadata.table_uuid and len(table.snapshots()) == 4
+    old = f"SELECT name FROM {catalog}.swap.t FOR VERSION AS OF {before.current_snapshot().snapshot_id} WHERE id = 2"
+    assert rows(cursor, old) == [("older",)]
+
+
 @pytest.mark.parametrize("catalog", ["rest", "shared"])
 def test_concurrent_writers_lose_no_row(town, cursor, catalog):
     writers, rounds, size = 4, 3, 50
@@ -431,4 +453,6 @@ def test_no_secret_in_a_log(town):
         for secret in SECRETS:
             assert secret not in log, f"a secret in the log of {name}"
         loud = [line for line in log.splitlines() if re.search(r"\b(ERROR|WARN)\b", line)]
+        # A write failed because its store was away, where what it left cannot be removed either.
+        loud = [line for line in loud if "data files of a write may be left" not in line]
         assert not loud, f"{name}: {loud}"

@@ -257,16 +257,26 @@ impl TestBed {
         self.cluster.executors.iter().map(|process| cpu_time(process.id())).sum()
     }
 
-    /// Waits until the executors use less than a tenth of a core, over 300 ms; how long that took.
-    pub async fn until_idle(&self, limit: Duration) -> Duration {
-        let start = Instant::now();
+    /// Waits until the executors use less than a tenth of a core, over 300 ms; when that time began.
+    pub async fn until_idle(&self, limit: Duration) -> Instant {
         poll("the executors are idle", limit, async || {
-            let before = self.executors_cpu();
+            let (start, before) = (Instant::now(), self.executors_cpu());
             tokio::time::sleep(Duration::from_millis(300)).await;
-            (self.executors_cpu() - before < Duration::from_millis(30)).then_some(())
+            (self.executors_cpu() - before < Duration::from_millis(30)).then_some(start)
         })
-        .await;
-        start.elapsed().saturating_sub(Duration::from_millis(300))
+        .await
+    }
+
+    /// The jobs whose output lies on an executor, also on one that has ended.
+    fn output(&self) -> Vec<PathBuf> {
+        let folders = (1..=self.cluster.executors.len()).map(|n| self.folder().join(format!("executor-{n}/shuffle")));
+        let jobs = folders.flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
+        jobs.map(|job| job.path()).collect()
+    }
+
+    /// Waits until no executor has the output of any job.
+    pub async fn until_no_output(&self, limit: Duration) {
+        poll("no executor has output", limit, async || self.output().is_empty().then_some(())).await;
     }
 
     /// Ends the bed and looks into the logs of all its nodes: every warning and error must hold one of `expected`.
@@ -277,10 +287,6 @@ impl TestBed {
         secrets.extend(self.postgres.as_ref().map(|postgres| postgres.password().to_string()));
         let mut faults = String::new();
         for process in self.cluster.executors.iter().chain([&self.cluster.coordinator]) {
-            for line in std::fs::read_to_string(process.log()).unwrap_or_default().lines().filter(|line| is_fault(line))
-            {
-                eprintln!("  XX {}: {line}", process.name());
-            }
             let log = std::fs::read_to_string(process.log()).expect("read a log");
             assert!(secrets.iter().all(|secret| !log.contains(secret)), "{} logged a password", process.name());
             for line in log.lines().filter(|line| is_fault(line) && !expected.iter().any(|text| line.contains(text))) {
@@ -338,7 +344,7 @@ fn text(batch: &RecordBatch) -> Rows {
 }
 
 /// `TOWNLAKE_BIN`, else the `townlake` of the build that this test is of.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     let given = std::env::var_os("TOWNLAKE_BIN").map(PathBuf::from);
     let binary = given.unwrap_or_else(|| {
         let test = std::env::current_exe().expect("where is this test?");

@@ -5,6 +5,7 @@ mod embedded;
 mod showcase;
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,7 +14,7 @@ use rand::distr::Alphanumeric;
 use townlake_common::{Error, ErrorCode, Result};
 
 use crate::args::{ConnectArgs, DemoArgs};
-use crate::node::stop_signal;
+use crate::node::until_stopped;
 use crate::tpch::Table;
 
 /// The one user of a demo.
@@ -32,11 +33,7 @@ pub async fn run(args: DemoArgs) -> Result<()> {
         let message = format!("the scale {} is not between 0 and 100", args.scale);
         return Err(Error::new(ErrorCode::InvalidArgument, message));
     }
-    let started = Instant::now();
-    tokio::select! {
-        outcome = show(&args, started) => outcome,
-        stopped = stop_signal() => stopped, // dropping the demo stops every process that it started
-    }
+    until_stopped(show(&args, Instant::now())).await
 }
 
 async fn show(args: &DemoArgs, started: Instant) -> Result<()> {
@@ -67,13 +64,28 @@ fn print_doors(connect: &ConnectArgs) {
     let (url, password) = (connect.url.as_str(), connect.password.as_deref().unwrap_or_default());
     let address = url.strip_prefix("http://").unwrap_or(url);
     let binary = std::env::current_exe().map_or_else(|_| "townlake".to_string(), |path| path.display().to_string());
+    let (python, wants) = match python() {
+        Some(python) => (python.display().to_string(), ""),
+        None => ("python3".to_string(), "   (after: pip install adbc-driver-manager adbc-driver-flightsql pyarrow)"),
+    };
     println!(
         "\nThe door is open until Ctrl-C:\n\
          \n  shell   TOWNLAKE_PASSWORD={password} {binary} sql --url {url} --user {USER}\
-         \n  ADBC    adbc_driver_flightsql.dbapi.connect(\"grpc://{address}\", db_kwargs={{\"username\": \"{USER}\", \"password\": \"{password}\"}})\
+         \n  ADBC    {python} -c 'import adbc_driver_flightsql.dbapi as flightsql; \
+         cursor = flightsql.connect(\"grpc://{address}\", db_kwargs={{\"username\": \"{USER}\", \"password\": \"{password}\"}}, \
+         autocommit=True).cursor(); cursor.execute(\"SELECT * FROM lake.tpch.region\"); print(cursor.fetch_arrow_table())'{wants}\
          \n  JDBC    jdbc:arrow-flight-sql://{address}?useEncryption=false&user={USER}&password={password}\n\
          \n  catalogs: lake (Iceberg, schema tpch) and crm (schema public)\n"
     );
+}
+
+/// The Python with the ADBC driver in it that `make demo` installs.
+fn python() -> Option<PathBuf> {
+    let given = std::env::var_os("TOWNLAKE_VENV").map(PathBuf::from);
+    let folder = given.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/townlake/venv")))?;
+    let libraries = std::fs::read_dir(folder.join("lib")).ok()?.filter_map(|entry| entry.ok());
+    let has_driver = |library: PathBuf| library.join("site-packages/adbc_driver_flightsql").is_dir();
+    libraries.map(|entry| entry.path()).any(has_driver).then(|| folder.join("bin/python")).filter(|path| path.exists())
 }
 
 /// A long step, with its name and its time.

@@ -1,12 +1,12 @@
 //! One coordinator and some executors as processes, over an etcd.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use townlake_common::{Error, ErrorCode, Result};
 
-use super::process::{Process, free_port, port_or_free};
+use super::process::{Process, command, free_port, port_or_free};
 use crate::args::ConnectArgs;
 
 /// What the cluster is to look like.
@@ -139,11 +139,11 @@ fn start_executor(spec: &ClusterSpec, number: usize) -> Result<Process> {
     start_node(spec, "executor", &name, &text)
 }
 
-fn start_node(spec: &ClusterSpec, command: &str, name: &str, config: &str) -> Result<Process> {
+fn start_node(spec: &ClusterSpec, role: &str, name: &str, config: &str) -> Result<Process> {
     let path = spec.folder.join(format!("{name}.toml"));
     write_private(&path, config)?;
-    let mut process = Command::new(&spec.binary);
-    process.args([command, "--config"]).arg(&path);
+    let mut process = command(&spec.binary, Signal::SIGTERM);
+    process.args([role, "--config"]).arg(&path);
     Process::start(name, process, &spec.folder)
 }
 

@@ -1,12 +1,12 @@
 //! A private etcd.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use townlake_common::{Error, ErrorCode, Result};
 
-use super::process::{Process, free_port};
+use super::process::{Process, command, find_program, free_port};
 
 /// A running one-node etcd.
 pub struct Etcd {
@@ -55,8 +55,7 @@ impl Etcd {
 }
 
 fn binary() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join("etcd")).find(|candidate| candidate.is_file())
+    find_program("etcd")
 }
 
 fn spawn(folder: &Path, port: u16, peer_port: u16) -> Result<Process> {
@@ -65,7 +64,7 @@ fn spawn(folder: &Path, port: u16, peer_port: u16) -> Result<Process> {
             .with_hint("apt-get install etcd-server, or use --embedded")
     })?;
     let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
-    let mut command = Command::new(binary);
+    let mut command = command(&binary, Signal::SIGTERM);
     command
         .args(["--name", "local", "--logger", "zap", "--log-level", "warn"])
         .args(["--data-dir".as_ref(), folder.join("etcd").as_os_str()])

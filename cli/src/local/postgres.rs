@@ -13,7 +13,7 @@ use rand::distr::Alphanumeric;
 use tempfile::TempDir;
 use townlake_common::{Error, ErrorCode, Result};
 
-use super::process::{Process, free_port};
+use super::process::{Process, command, free_port};
 
 /// A running Postgres server.
 pub struct Postgres {
@@ -64,19 +64,13 @@ impl Postgres {
             "--no-sync",
         ]);
         initdb.arg(format!("--pwfile={}", password_file.display()));
-        let output = tokio::task::spawn_blocking(move || initdb.output()).await;
-        let output = output.map_err(|e| Error::internal(format!("initdb: {e}")))?.map_err(|e| failed("initdb", e))?;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr).to_string();
-            return Err(Error::new(ErrorCode::Internal, format!("initdb failed: {text}")));
-        }
+        Process::start("initdb", initdb, folder.path())?.finish(Duration::from_secs(60)).await?;
         let port = free_port()?;
         let mut command = server_command(&binaries.join("postgres"), owner.as_ref(), folder.path());
         command.args(["-D".as_ref(), data.as_os_str()]).args(["-p", &port.to_string(), "-k"]).arg(folder.path());
         for setting in ["listen_addresses=127.0.0.1", "fsync=off", "full_page_writes=off"].iter().chain(settings) {
             command.args(["-c", setting]);
         }
-        // SIGINT is Postgres's fast shutdown
         let process =
             Process::start("postgres", command, folder.path())?.with_stop(Signal::SIGINT, Duration::from_secs(8));
         let mut postgres = Self { process, port, password, folder };
@@ -143,7 +137,8 @@ fn server_user() -> Result<Option<User>> {
 }
 
 fn server_command(program: &Path, owner: Option<&User>, folder: &Path) -> Command {
-    let mut command = Command::new(program);
+    // SIGINT is Postgres's fast shutdown
+    let mut command = command(program, Signal::SIGINT);
     command.current_dir(folder).env("LC_ALL", "C.UTF-8");
     if let Some(owner) = owner {
         command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());

@@ -1,14 +1,77 @@
 //! One child process: its log file, its end.
 
 use std::fs::File;
+use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use townlake_common::{Error, ErrorCode, Result};
+
+/// Whether nobody is asked to stop any more, see [`hurry`].
+static HURRY: AtomicBool = AtomicBool::new(false);
+
+/// From now on, what is stopped is killed: the user does not want to wait. Ends the waiting of a stop that is under way.
+pub fn hurry() {
+    HURRY.store(true, Ordering::Relaxed);
+}
+
+/// A command for [`Process::start`]. Its process gets `signal` also when nobody is left to stop it: when this process was
+/// killed.
+///
+/// The kernel sends it (PR_SET_PDEATHSIG). A child could ask for that between fork and exec with unsafe code only; so
+/// util-linux's `setpriv` asks, and becomes the program then. Where there is none, a child may outlive a parent that is
+/// killed.
+pub fn command(program: &Path, signal: Signal) -> Command {
+    static SETPRIV: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let works = |path: &PathBuf| {
+        let mut probe = Command::new(path);
+        probe.args(["--pdeathsig", "SIGTERM", "--", "true"]);
+        let outcome = probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        outcome.is_ok_and(|status| status.success()) // that of busybox does not know the option
+    };
+    match SETPRIV.get_or_init(|| find_program("setpriv").filter(works)) {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", signal.as_str(), "--"]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    }
+}
+
+/// A program of the `PATH`.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
+}
+
+/// Spawns on a thread that never ends: to the kernel, the parent of a child is the *thread* that made it, and its signal at
+/// the parent's death would come when that thread ends.
+fn spawn(command: Command) -> io::Result<Child> {
+    type Job = (Command, mpsc::Sender<io::Result<Child>>);
+    static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
+    let jobs = SPAWNER.get_or_init(|| {
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        let work = move || {
+            for (mut command, answer) in inbox {
+                let _nobody_waits = answer.send(command.spawn());
+            }
+        };
+        // without a thread nobody takes the jobs, which whoever sends one is told
+        drop(std::thread::Builder::new().name("spawner".to_string()).spawn(work));
+        jobs
+    });
+    let gone = || io::Error::other("the thread that starts processes is gone");
+    let (answer, child) = mpsc::channel();
+    jobs.send((command, answer)).map_err(|_| gone())?;
+    child.recv().map_err(|_| gone())?
+}
 
 /// A child process that ends when this is dropped: asked first, killed after `grace`.
 pub struct Process {
@@ -31,8 +94,8 @@ impl Process {
         let err = out.try_clone().map_err(&failed)?;
         // a group of its own: Ctrl-C at the terminal is for the parent, which stops its children in order
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
-        let child = child.map_err(|e| Error::new(ErrorCode::Internal, format!("{name} cannot start: {e}")))?;
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
+        let child = spawn(command).map_err(|e| Error::new(ErrorCode::Internal, format!("{name} cannot start: {e}")))?;
         Ok(Self { name: name.to_string(), child, log, stop_signal: Signal::SIGTERM, grace: Duration::from_secs(8) })
     }
 
@@ -75,14 +138,14 @@ impl Process {
         drop(self.child.wait());
     }
 
-    /// Asks it to stop, waits for the grace period, then kills it.
+    /// Asks it to stop, waits for the grace period (or until somebody is in a [`hurry`]), then kills it.
     pub fn stop(&mut self) {
         if self.ended().is_some() {
             return;
         }
         self.signal(self.stop_signal);
         let deadline = Instant::now() + self.grace;
-        while Instant::now() < deadline {
+        while Instant::now() < deadline && !HURRY.load(Ordering::Relaxed) {
             if self.ended().is_some() {
                 return;
             }
@@ -116,6 +179,27 @@ impl Process {
         }
     }
 
+    /// Waits until it has done its work and ended by itself.
+    ///
+    /// Errors: `TIMEOUT`, or `INTERNAL` when it fails; both with the last lines of its log.
+    pub async fn finish(mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.ended() {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => {
+                    let message = format!("{} failed with {status}:\n{}", self.name, self.tail());
+                    return Err(Error::new(ErrorCode::Internal, message));
+                }
+                None if Instant::now() > deadline => {
+                    let message = format!("{} was not done within {} s:\n{}", self.name, limit.as_secs(), self.tail());
+                    return Err(Error::new(ErrorCode::Timeout, message));
+                }
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
     /// The last lines of its log.
     fn tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -142,5 +226,47 @@ pub fn port_or_free(wanted: u16) -> Result<u16> {
     match TcpListener::bind(("127.0.0.1", wanted)) {
         Ok(_) => Ok(wanted),
         Err(_) => free_port(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_alive(process: u32) -> bool {
+        // a zombie has ended
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+    }
+
+    #[test]
+    fn a_child_outlives_the_thread_that_started_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_path_buf();
+        let start = move || {
+            let mut command = command(Path::new("sleep"), Signal::SIGTERM);
+            command.arg("60");
+            Process::start("sleeper", command, &path).unwrap()
+        };
+        let mut process = std::thread::spawn(start).join().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(process.ended().is_none(), "{:?}", process.ended());
+        let id = process.id();
+        drop(process);
+        assert!(!is_alive(id));
+    }
+
+    #[tokio::test]
+    async fn a_command_that_fails_is_told_with_its_output() {
+        let folder = tempfile::tempdir().unwrap();
+        let shell = |script: &str, limit| {
+            let mut command = command(Path::new("sh"), Signal::SIGTERM);
+            command.args(["-c", script]);
+            Process::start("script", command, folder.path()).unwrap().finish(Duration::from_secs(limit))
+        };
+        shell("true", 60).await.unwrap();
+        let error = shell("echo no room; exit 3", 60).await.unwrap_err();
+        assert!(error.message().contains("no room") && error.message().contains('3'), "{error}");
+        assert_eq!(shell("sleep 60", 1).await.unwrap_err().code(), ErrorCode::Timeout);
     }
 }

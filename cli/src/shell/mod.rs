@@ -3,11 +3,12 @@
 mod editor;
 mod helpers;
 mod output;
+mod plain;
 mod progress;
 mod statements;
 
 use std::io::{IsTerminal, Read};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use townlake_common::{Error, ErrorCode, Result};
@@ -16,19 +17,28 @@ use crate::args::{OutputFormat, SqlArgs};
 use crate::connection::{Connection, Query};
 use crate::shell::output::Printer;
 
+/// How long the server may take to say that it has cancelled a query.
+const CANCEL_LIMIT: Duration = Duration::from_secs(3);
+
+/// The exit code of a shell that is left by Ctrl-C: 128 and the number of the signal, as others have it.
+const INTERRUPTED: i32 = 130;
+
 /// Runs the command: `-e`, `-f`, standard input that is not a terminal, or the interactive shell.
 pub async fn run(args: SqlArgs) -> Result<()> {
-    let connection = Connection::open(&args.connect).await?;
-    let mut shell = Shell { connection, format: args.format, timing: true, interactive: false };
-    if let Some(text) = script(&args)? {
-        return shell.run_script(&text).await;
-    }
     if args.format == OutputFormat::Parquet && std::io::stdout().is_terminal() {
-        return Err(Error::new(ErrorCode::InvalidArgument, "Parquet is not for a terminal")
+        return Err(Error::new(ErrorCode::InvalidArgument, "a Parquet file is not for a terminal")
             .with_hint("redirect it: townlake sql --format parquet -e '…' > rows.parquet"));
     }
-    shell.interactive = true;
-    editor::interact(&mut shell).await
+    let script = script(&args)?;
+    let connection = Connection::open(&args.connect).await?;
+    let interactive = script.is_none();
+    let mut shell = Shell { connection, format: args.format, timing: true, interactive };
+    let outcome = match script {
+        Some(text) => shell.run_script(&text).await,
+        None => editor::interact(&mut shell).await,
+    };
+    shell.connection.close().await;
+    outcome
 }
 
 /// The statements that the arguments name; nothing for an interactive session.
@@ -70,29 +80,54 @@ impl Shell {
         }
         for statement in statements {
             if statement.starts_with('\\') {
-                self.helper(&statement).await?;
+                self.helper(statement).await?;
             } else {
-                self.statement(&statement).await?;
+                self.statement(statement).await?;
             }
         }
         Ok(())
     }
 
-    /// Runs one statement and prints its rows. Ctrl-C cancels it on the server.
+    /// Runs one statement and prints its rows. Ctrl-C cancels it, while it is planned too; a second one leaves at once.
     async fn statement(&mut self, sql: &str) -> Result<()> {
         let started = Instant::now();
-        let query = self.connection.query(sql).await?;
+        let mut planned = None;
         let rows = tokio::select! {
-            rows = self.print_rows(&query) => rows?,
-            _ = tokio::signal::ctrl_c() => {
-                self.connection.cancel(&query).await?;
-                return Err(Error::new(ErrorCode::Cancelled, "the query was cancelled"));
-            }
+            rows = self.query(sql, &mut planned) => rows?,
+            // what is not planned yet ends with its call, which is dropped here
+            _ = tokio::signal::ctrl_c() => return Err(self.cancel(planned.as_ref()).await),
         };
         if self.interactive && self.timing {
             eprintln!("({rows}, {:.3} s)\n", started.elapsed().as_secs_f64());
         }
         Ok(())
+    }
+
+    /// Plans and runs a statement; `planned` is what there is to cancel.
+    async fn query(&self, sql: &str, planned: &mut Option<Query>) -> Result<String> {
+        let query = planned.insert(self.connection.query(sql).await?);
+        self.print_rows(query).await
+    }
+
+    /// Cancels a query on the server, and does not wait long for one that does not answer.
+    async fn cancel(&self, planned: Option<&Query>) -> Error {
+        let cancelled = || Error::new(ErrorCode::Cancelled, "the query was cancelled");
+        let Some(query) = planned else { return cancelled() };
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(CANCEL_LIMIT, self.connection.cancel(query)) => answer,
+            _ = tokio::signal::ctrl_c() => std::process::exit(INTERRUPTED),
+        };
+        match answer {
+            Ok(Ok(())) => cancelled(),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                let id = query.id.as_deref().unwrap_or_default();
+                let limit = CANCEL_LIMIT.as_secs();
+                let message = format!("the server did not say within {limit} s that query {id} has ended");
+                Error::new(ErrorCode::Cancelled, message)
+                    .with_hint(format!("CALL system.runtime.kill_query('{id}') tries it again"))
+            }
+        }
     }
 
     async fn print_rows(&self, query: &Query) -> Result<String> {

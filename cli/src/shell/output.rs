@@ -1,18 +1,17 @@
 //! Rows as a table, CSV, JSON lines or a Parquet file on standard output.
 
 use std::io::{self, Stdout, Write};
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, StringArray};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow::util::display::FormatOptions;
 use arrow::util::pretty::pretty_format_batches_with_options;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use townlake_common::{Error, ErrorCode, Result};
 
+use super::plain::{csv_lacks, json_lacks, parquet_lacks, plain, plain_schema};
 use crate::args::OutputFormat;
 use crate::connection::affected_rows;
 
@@ -64,13 +63,15 @@ impl Printer {
         let form = match format {
             OutputFormat::Table => Form::Table { pending: Vec::new(), pending_rows: 0, printed: false },
             OutputFormat::Csv => Form::Csv(Box::new(arrow::csv::WriterBuilder::new().with_header(true).build(out))),
-            OutputFormat::Json => Form::Json(Box::new(arrow::json::LineDelimitedWriter::new(out))),
+            // every line has every key: a NULL is written, not left out
+            OutputFormat::Json => {
+                Form::Json(Box::new(arrow::json::WriterBuilder::new().with_explicit_nulls(true).build(out)))
+            }
             OutputFormat::Quiet => Form::Nothing,
             OutputFormat::Parquet => {
                 let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-                Form::Parquet(Box::new(
-                    ArrowWriter::try_new(out, schema.clone(), Some(properties)).map_err(unwritable)?,
-                ))
+                let schema = plain_schema(&schema, parquet_lacks);
+                Form::Parquet(Box::new(ArrowWriter::try_new(out, schema, Some(properties)).map_err(unwritable)?))
             }
         };
         Ok(Self { form, schema, rows: 0, affected: None })
@@ -82,9 +83,11 @@ impl Printer {
         self.affected = self.affected.or_else(|| affected_rows(batch));
         match &mut self.form {
             Form::Nothing => Ok(()),
-            Form::Csv(writer) => writer.write(&flat(batch)?).map_err(unwritable),
-            Form::Json(writer) => writer.write(batch).map_err(unwritable),
-            Form::Parquet(writer) => writer.write(batch).map_err(unwritable),
+            Form::Csv(writer) => writer.write(&plain(batch, csv_lacks).map_err(unwritable)?).map_err(unwritable),
+            Form::Json(writer) => writer.write(&plain(batch, json_lacks).map_err(unwritable)?).map_err(unwritable),
+            Form::Parquet(writer) => {
+                writer.write(&plain(batch, parquet_lacks).map_err(unwritable)?).map_err(unwritable)
+            }
             Form::Table { pending, pending_rows, printed } => {
                 let mut offset = 0;
                 while offset < batch.num_rows() {
@@ -117,7 +120,8 @@ impl Printer {
             }
             // a result without rows still has its header line
             Form::Csv(mut writer) if self.rows == 0 => {
-                writer.write(&flat(&RecordBatch::new_empty(self.schema))?).map_err(unwritable)?;
+                let empty = RecordBatch::new_empty(plain_schema(&self.schema, csv_lacks));
+                writer.write(&empty).map_err(unwritable)?;
             }
             Form::Csv(_) | Form::Nothing => {}
         }
@@ -137,24 +141,6 @@ fn print_table(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<()> {
     // data may hold terminal escapes and tabs: shown, not obeyed
     let safe = table.to_string().replace(|c: char| c.is_control() && c != '\n', "\u{fffd}");
     writeln!(Pipe(io::stdout()), "{safe}").map_err(unwritable)
-}
-
-/// CSV has no lists, structs or maps: they are written as the table shows them.
-fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
-    let options = FormatOptions::default();
-    let (mut fields, mut columns) = (Vec::new(), Vec::<ArrayRef>::new());
-    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        if !field.data_type().is_nested() {
-            fields.push(Arc::clone(field));
-            columns.push(Arc::clone(column));
-            continue;
-        }
-        let formatter = ArrayFormatter::try_new(column, &options).map_err(unwritable)?;
-        let text = |row| (!column.is_null(row)).then(|| formatter.value(row).to_string());
-        fields.push(Arc::new(Field::new(field.name(), arrow::datatypes::DataType::Utf8, true)));
-        columns.push(Arc::new((0..batch.num_rows()).map(text).collect::<StringArray>()));
-    }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(unwritable)
 }
 
 fn unwritable(error: impl std::error::Error + Send + Sync + 'static) -> Error {

@@ -73,7 +73,8 @@ pub struct PostgresCatalog {
     /// TLS towards the server.
     #[serde(default)]
     pub tls: TlsMode,
-    /// A PEM file of certificate authorities, where the system's do not do.
+    /// A PEM file of certificate authorities. With `verify-full` in place of the system's; with `require` the certificate
+    /// must be of one of them, whatever host it names. Without either it would verify nothing and is refused.
     pub tls_ca: Option<std::path::PathBuf>,
     /// Connections to this database per process.
     #[serde(default = "default_connections")]
@@ -101,7 +102,7 @@ pub enum TlsMode {
     /// Encrypted where the server can, unverified.
     #[default]
     Prefer,
-    /// Encrypted or not at all; the certificate is not verified.
+    /// Encrypted or not at all; the certificate is verified only where `tls_ca` says of which authority it must be.
     Require,
     /// Encrypted, certificate and host name verified.
     VerifyFull,
@@ -135,10 +136,37 @@ impl CatalogConfig {
     }
 
     pub(super) fn validate(&self, name: &str) -> Result<()> {
-        let Self::Iceberg(iceberg) = self else { return Ok(()) };
-        if iceberg.catalog == IcebergCatalogKind::Sql && iceberg.warehouse.is_empty() {
+        match self {
+            Self::Iceberg(iceberg) => iceberg.validate(name),
+            Self::Postgres(postgres) => postgres.validate(name),
+        }
+    }
+}
+
+impl IcebergCatalog {
+    fn validate(&self, name: &str) -> Result<()> {
+        if self.catalog == IcebergCatalogKind::Sql && self.warehouse.is_empty() {
             let message = format!("catalogs.{name}: an SQL catalog needs a `warehouse` (file:///… or s3://…)");
             return Err(Error::new(ErrorCode::ConfigInvalid, message));
+        }
+        Ok(())
+    }
+}
+
+impl PostgresCatalog {
+    fn validate(&self, name: &str) -> Result<()> {
+        let wrong = |what: &str| Error::new(ErrorCode::ConfigInvalid, format!("catalogs.{name}: {what}"));
+        if self.tls_ca.is_some() && matches!(self.tls, TlsMode::Disable | TlsMode::Prefer) {
+            return Err(wrong("`tls_ca` verifies nothing with this `tls`").with_hint(
+                "set `tls` to \"verify-full\", or to \"require\" where the certificate does not name the host",
+            ));
+        }
+        // One is a query's snapshot, the other reads.
+        if self.connections < 2 {
+            return Err(wrong("`connections` must be at least 2"));
+        }
+        if self.connect_timeout.is_zero() {
+            return Err(wrong("`connect_timeout` must be longer than 0"));
         }
         Ok(())
     }
@@ -150,4 +178,34 @@ fn default_connections() -> usize {
 
 fn default_connect_timeout() -> Duration {
     Duration::from_secs(5)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn what_a_postgres_catalog_cannot_mean_is_refused() {
+        let read = |keys: &str| {
+            Config::from_toml(&format!(
+                "[catalogs.crm]\ntype = \"postgres\"\nurl = \"postgres://u:hunter2@h/d\"\n{keys}"
+            ))
+        };
+        let refused = [
+            ("tls_ca = \"ca.pem\"", "tls_ca"),
+            ("tls = \"disable\"\ntls_ca = \"ca.pem\"", "tls_ca"),
+            ("connections = 1", "connections"),
+            ("connect_timeout = \"0s\"", "connect_timeout"),
+        ];
+        for (keys, key) in refused {
+            let error = read(keys).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::ConfigInvalid, "{keys}");
+            assert!(error.message().contains("catalogs.crm") && error.message().contains(key), "{keys}: {error}");
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
+        for mode in ["require", "verify-full"] {
+            assert!(read(&format!("tls = \"{mode}\"\ntls_ca = \"ca.pem\"\nconnections = 2")).is_ok(), "{mode}");
+        }
+    }
 }

@@ -7,8 +7,8 @@ use tokio_postgres::{Client, Row};
 use townlake_common::Result;
 
 use super::error::Server;
-use super::types::{COMMENT, Column, ColumnType, NOTE, Resolved, SOURCE_TYPE, classify};
-use crate::{ForeignKey, SourceTable, TableKeys, TableKind};
+use super::types::{Column, ColumnType, Resolved, classify};
+use crate::{COMMENT, ForeignKey, NOTE, SOURCE_TYPE, SourceTable, TableKeys, TableKind};
 
 const SCHEMAS: &str = "SELECT nspname::text FROM pg_catalog.pg_namespace \
      WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND pg_catalog.has_schema_privilege(oid, 'USAGE') ORDER BY 1";

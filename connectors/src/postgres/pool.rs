@@ -2,8 +2,11 @@
 //!
 //! The budget counts open connections: those in use hold a permit, idle ones are taken before a new one is opened. At
 //! most half of the budget may be held by snapshots, which live as long as their query, so that scans always proceed.
+//! Whoever waits is served in the order of asking. A look-up of a plan waits a limited time. A snapshot waits as long as
+//! the query that wants it may: more queries than snapshots queue here, and their cancel or time limit ends the wait.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,37 +18,63 @@ use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{CancelToken, Client, NoTls};
 use townlake_common::config::PostgresCatalog;
-use townlake_common::{Error, ErrorCode, QueryId, Result};
+use townlake_common::{Error, ErrorCode, QueryContext, QueryId, Result};
 
 use super::error::Server;
 use super::sql::literal;
 use super::tls::Tls;
 
-/// How long planning waits for a connection before it says that the budget is used up.
+/// How long a look-up waits for a connection before it says that the budget is used up.
 const PLANNING_WAIT: Duration = Duration::from_secs(60);
+/// A server that is gone without a word is noticed this long after the last sign of life: the kernel asks after
+/// `KEEPALIVE_IDLE` of silence, and gives up when nothing was answered for `UNANSWERED`. A server that is only slow answers
+/// such probes, however long it computes.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const UNANSWERED: Duration = Duration::from_secs(30);
 /// How long an unused connection is kept.
 const IDLE_TIME: Duration = Duration::from_secs(60);
 /// How long the end of an abandoned statement may take before its connection is simply closed.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How the keys begin under which queries pin their snapshots.
+pub(crate) const PIN_PREFIX: &str = "postgres ";
 
 /// What every connection is set to, so that a value's text is the same on every server.
 const SETTINGS: &str = "SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; \
      SET extra_float_digits = 1; SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET standard_conforming_strings = on; \
      SET client_min_messages = error; SET default_transaction_read_only = on";
 
+/// The time limits that an administrator gave to the account: they are meant for people at a prompt, and would end a scan or
+/// a snapshot in the middle of its query, which has a limit of its own. Not every version knows each.
+const NO_TIME_LIMITS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN \
+     ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout')";
+
 /// A server that computes notices only when asked to that its client was killed. Not every version and platform can.
 const NOTICE_A_DEAD_CLIENT: &str = "SELECT pg_catalog.set_config(name, '1s', false) FROM pg_catalog.pg_settings \
      WHERE name = 'client_connection_check_interval'";
 
 /// What a connection is for: it decides how long one waits for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Purpose<'a> {
     /// A look-up while planning: short.
     Planning,
-    /// A snapshot: held until its query ends.
-    Snapshot,
+    /// The snapshot of a query: held until the query ends. Queues as long as its query may.
+    Snapshot(&'a QueryContext),
     /// A split: queues as long as it takes; whoever does not want to wait drops the stream.
     Split,
+}
+
+impl Purpose<'_> {
+    /// Whether to go on waiting. Two queries that each hold a snapshot of one catalog and wait for that of the other would
+    /// wait for ever: a query that holds one already gives up in time.
+    fn is_patient(self) -> bool {
+        match self {
+            Self::Planning => false,
+            Self::Snapshot(query) => !query.pin_keys().iter().any(|key| key.starts_with(PIN_PREFIX)),
+            Self::Split => true,
+        }
+    }
 }
 
 /// The connections of this process to one server.
@@ -54,6 +83,7 @@ pub(crate) struct Pool {
     config: tokio_postgres::Config,
     tls: Tls,
     connect_timeout: Duration,
+    planning_wait: Duration,
     budget: Arc<Semaphore>,
     snapshots: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
@@ -91,12 +121,15 @@ impl Pool {
         }
         let tls = Tls::new(catalog, settings.tls, config.get_ssl_mode(), settings.tls_ca.as_deref())?;
         config.ssl_mode(tls.mode).application_name("townlake").connect_timeout(settings.connect_timeout);
+        config.keepalives(true).keepalives_idle(KEEPALIVE_IDLE).keepalives_interval(KEEPALIVE_INTERVAL);
+        config.tcp_user_timeout(UNANSWERED);
         let connections = settings.connections.max(2);
         Ok(Arc::new(Self {
             server: Server { catalog: catalog.to_string(), host: host_of(&config) },
             config,
             tls,
             connect_timeout: settings.connect_timeout,
+            planning_wait: PLANNING_WAIT,
             budget: Arc::new(Semaphore::new(connections)),
             snapshots: Arc::new(Semaphore::new(connections / 2)),
             idle: Mutex::default(),
@@ -110,20 +143,19 @@ impl Pool {
 
     /// A connection inside a read-only transaction that runs under the name of `query`: a fresh snapshot, or `snapshot`.
     ///
-    /// Errors: `RESOURCE_EXHAUSTED` when planning waits too long for the budget; else what the server says.
+    /// Errors: `RESOURCE_EXHAUSTED` when a look-up waits too long for the budget, or the snapshot of a query that holds one
+    /// of another catalog; else what the server says.
     pub async fn begin(
         self: &Arc<Self>,
         query: &QueryId,
-        purpose: Purpose,
+        purpose: Purpose<'_>,
         snapshot: Option<&str>,
     ) -> Result<Connection> {
         let permits = self.permits(purpose).await?;
         let adopt = snapshot.map(|id| format!("SET TRANSACTION SNAPSHOT {};", literal(id))).unwrap_or_default();
         let name = literal(&format!("townlake {query}"));
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {adopt} SET LOCAL application_name = {name}; \
-             SET LOCAL idle_in_transaction_session_timeout = 0"
-        );
+        let begin =
+            format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {adopt} SET LOCAL application_name = {name}");
         let refused = |error| match snapshot {
             Some(_) => self.server.lost_snapshot(error),
             None => self.server.error("begin a transaction", error),
@@ -145,25 +177,30 @@ impl Pool {
         }
     }
 
-    async fn permits(&self, purpose: Purpose) -> Result<Arc<Permits>> {
+    async fn permits(&self, purpose: Purpose<'_>) -> Result<Arc<Permits>> {
         let closed = |_| Error::internal("a connection budget is closed");
         let take = async {
             let snapshot = match purpose {
-                Purpose::Snapshot => Some(Arc::clone(&self.snapshots).acquire_owned().await.map_err(closed)?),
-                _ => None,
+                Purpose::Snapshot(_) => Some(Arc::clone(&self.snapshots).acquire_owned().await.map_err(closed)?),
+                Purpose::Planning | Purpose::Split => None,
             };
             let budget = Arc::clone(&self.budget).acquire_owned().await.map_err(closed)?;
             Ok(Arc::new(Permits { _budget: budget, _snapshot: snapshot }))
         };
-        if purpose == Purpose::Split {
-            return take.await;
-        }
-        timeout(PLANNING_WAIT, take).await.unwrap_or_else(|_| {
+        // One future for the whole wait: it keeps its place in the queue.
+        let mut take = pin!(take);
+        loop {
+            if let Ok(taken) = timeout(self.planning_wait, &mut take).await {
+                return taken;
+            }
             let Server { catalog, host } = &self.server;
-            let message = format!("catalog {catalog}: all connections to Postgres at {host} are in use");
-            let hint = format!("run fewer queries at a time or raise `connections` in [catalogs.{catalog}]");
-            Err(Error::new(ErrorCode::ResourceExhausted, message).with_hint(hint).retryable())
-        })
+            if !purpose.is_patient() {
+                let message = format!("catalog {catalog}: all connections to Postgres at {host} are in use");
+                let hint = format!("run fewer queries at a time or raise `connections` in [catalogs.{catalog}]");
+                return Err(Error::new(ErrorCode::ResourceExhausted, message).with_hint(hint).retryable());
+            }
+            tracing::info!(%catalog, %host, "all connections are in use: a query still waits for one");
+        }
     }
 
     fn take_idle(&self) -> Option<Wire> {
@@ -187,6 +224,7 @@ impl Pool {
                 }
             };
             wire.client.batch_execute(SETTINGS).await?;
+            wire.client.batch_execute(NO_TIME_LIMITS).await?;
             if let Err(error) = wire.client.batch_execute(NOTICE_A_DEAD_CLIENT).await {
                 if error.as_db_error().is_none() {
                     return Err(error);
@@ -320,8 +358,8 @@ fn host_of(config: &tokio_postgres::Config) -> String {
 
 #[cfg(test)]
 mod tests {
-    use townlake_common::Secret;
     use townlake_common::config::CatalogConfig;
+    use townlake_common::{Principal, Secret};
 
     use super::*;
 
@@ -342,6 +380,68 @@ mod tests {
         let text = format!("{error:?} {pool:?}");
         assert!(text.contains("crm") && text.contains("127.0.0.1:1"), "{text}");
         assert!(!text.contains("hunter2") && !text.contains("reader"), "{text}");
+    }
+
+    /// Whether this wait is over, soon after it should have been.
+    async fn is_over<T>(wait: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
+        timeout(Duration::from_millis(300), wait).await.ok()
+    }
+
+    fn context() -> Arc<QueryContext> {
+        QueryContext::new(QueryId::generate(), Principal::anonymous())
+    }
+
+    /// A pool of four connections, two of them for snapshots, whose look-ups wait 20 ms.
+    fn small_pool() -> Pool {
+        let mut config = settings("postgres://127.0.0.1:1/crm");
+        config.connections = 4;
+        let mut pool = Arc::into_inner(Pool::new("crm", &config).unwrap()).unwrap();
+        pool.planning_wait = Duration::from_millis(20);
+        pool
+    }
+
+    #[tokio::test]
+    async fn queries_wait_for_a_snapshot_in_order_and_as_long_as_it_takes() {
+        let pool = small_pool();
+        let queries: [_; 4] = std::array::from_fn(|_| context());
+        let first = pool.permits(Purpose::Snapshot(&queries[0])).await.unwrap();
+        let second = pool.permits(Purpose::Snapshot(&queries[1])).await.unwrap();
+        let mut third = Box::pin(pool.permits(Purpose::Snapshot(&queries[2])));
+        let mut fourth = Box::pin(pool.permits(Purpose::Snapshot(&queries[3])));
+        assert!(is_over(&mut third).await.is_none() && is_over(&mut fourth).await.is_none());
+        // Meanwhile splits and look-ups have the other half.
+        let split = pool.permits(Purpose::Split).await.unwrap();
+        drop(pool.permits(Purpose::Planning).await.unwrap());
+        drop(first);
+        assert!(is_over(&mut fourth).await.is_none(), "the third asked before");
+        let third = is_over(&mut third).await.unwrap().unwrap();
+        drop(second);
+        assert!(is_over(&mut fourth).await.unwrap().is_ok());
+        drop((third, split));
+    }
+
+    #[tokio::test]
+    async fn a_query_that_holds_another_snapshot_does_not_wait_for_ever() {
+        let pool = small_pool();
+        let (first, second, holder) = (context(), context(), context());
+        let held = [
+            pool.permits(Purpose::Snapshot(&first)).await.unwrap(),
+            pool.permits(Purpose::Snapshot(&second)).await.unwrap(),
+        ];
+        holder.pin("postgres erp", || async { Ok(()) }).await.unwrap();
+        let error = pool.permits(Purpose::Snapshot(&holder)).await.err().unwrap();
+        assert!(error.code() == ErrorCode::ResourceExhausted && error.is_retryable(), "{error}");
+        drop(held);
+        assert!(pool.permits(Purpose::Snapshot(&holder)).await.is_ok());
+    }
+
+    #[test]
+    fn a_server_that_vanishes_is_noticed() {
+        let pool = Pool::new("crm", &settings("postgres://127.0.0.1/crm")).unwrap();
+        assert!(pool.config.get_keepalives());
+        assert_eq!(pool.config.get_keepalives_idle(), Duration::from_secs(30));
+        assert_eq!(pool.config.get_tcp_user_timeout(), Some(&Duration::from_secs(30)));
+        assert_eq!(pool.config.get_connect_timeout(), Some(&Duration::from_millis(300)));
     }
 
     #[test]

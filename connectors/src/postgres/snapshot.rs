@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 use townlake_common::{Error, QueryContext, Result};
 
-use super::pool::{Connection, Pool, Purpose};
+use super::pool::{Connection, PIN_PREFIX, Pool, Purpose};
 
 /// An open transaction whose snapshot others may adopt, for as long as this lives.
 pub(crate) struct Snapshot {
@@ -20,12 +20,12 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// The snapshot of `query` in this catalog: taken the first time, shared after.
     pub async fn of(query: &QueryContext, pool: &Arc<Pool>) -> Result<Arc<Self>> {
-        let key = format!("postgres {}", pool.server().catalog);
+        let key = format!("{PIN_PREFIX}{}", pool.server().catalog);
         query.pin(&key, || Self::take(query, pool)).await
     }
 
     async fn take(query: &QueryContext, pool: &Arc<Pool>) -> Result<Self> {
-        let connection = pool.begin(&query.id, Purpose::Snapshot, None).await?;
+        let connection = pool.begin(&query.id, Purpose::Snapshot(query), None).await?;
         let exported = connection.client()?.query_typed_one("SELECT pg_export_snapshot()", &[]).await;
         let id =
             exported.and_then(|row| row.try_get(0)).map_err(|error| pool.server().error("export a snapshot", error))?;

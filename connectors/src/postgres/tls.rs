@@ -5,8 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -23,17 +25,29 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// TLS as `mode` says; a URL with `sslmode=require` is never weakened by the default mode.
+    /// TLS as `mode` says; a URL with `sslmode=require` is never weakened by the default mode. As in libpq, `require` with
+    /// a `ca` verifies that the certificate is of that authority, and leaves the host name alone.
     ///
-    /// Errors: `CONFIG_INVALID` when `ca` cannot be read or no authority is known.
+    /// Errors: `CONFIG_INVALID` when `ca` cannot be read or no authority is known, and for a `ca` that would verify nothing.
     pub fn new(catalog: &str, mode: TlsMode, in_url: SslMode, ca: Option<&Path>) -> Result<Self> {
         let provider = Arc::new(ring::default_provider());
-        match mode {
-            TlsMode::Disable => Ok(Self { mode: SslMode::Disable, connector: None }),
-            TlsMode::Prefer if in_url == SslMode::Require => Self::unverified(catalog, provider, SslMode::Require),
-            TlsMode::Prefer => Self::unverified(catalog, provider, SslMode::Prefer),
-            TlsMode::Require => Self::unverified(catalog, provider, SslMode::Require),
-            TlsMode::VerifyFull => {
+        match (mode, ca) {
+            (TlsMode::Disable | TlsMode::Prefer, Some(_)) => Err(unused_ca(catalog)),
+            (TlsMode::Disable, None) => Ok(Self { mode: SslMode::Disable, connector: None }),
+            (TlsMode::Prefer, None) => {
+                let mode = if in_url == SslMode::Require { SslMode::Require } else { SslMode::Prefer };
+                let verifier = AcceptAnyCertificate(Arc::clone(&provider));
+                Self::with_verifier(catalog, provider, mode, Arc::new(verifier))
+            }
+            (TlsMode::Require, None) => {
+                let verifier = AcceptAnyCertificate(Arc::clone(&provider));
+                Self::with_verifier(catalog, provider, SslMode::Require, Arc::new(verifier))
+            }
+            (TlsMode::Require, Some(_)) => {
+                let verifier = OfAuthority { roots: authorities(catalog, ca)?, provider: Arc::clone(&provider) };
+                Self::with_verifier(catalog, provider, SslMode::Require, Arc::new(verifier))
+            }
+            (TlsMode::VerifyFull, _) => {
                 let roots = authorities(catalog, ca)?;
                 let config = builder(catalog, provider)?.with_root_certificates(roots).with_no_client_auth();
                 Ok(Self { mode: SslMode::Require, connector: Some(MakeRustlsConnect::new(config)) })
@@ -41,12 +55,22 @@ impl Tls {
         }
     }
 
-    fn unverified(catalog: &str, provider: Arc<CryptoProvider>, mode: SslMode) -> Result<Self> {
-        let verifier = Arc::new(AcceptAnyCertificate(Arc::clone(&provider)));
+    fn with_verifier(
+        catalog: &str,
+        provider: Arc<CryptoProvider>,
+        mode: SslMode,
+        verifier: Arc<dyn ServerCertVerifier>,
+    ) -> Result<Self> {
         let config =
             builder(catalog, provider)?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
         Ok(Self { mode, connector: Some(MakeRustlsConnect::new(config)) })
     }
+}
+
+/// The configuration refuses this too, before anything is built.
+fn unused_ca(catalog: &str) -> Error {
+    Error::new(ErrorCode::ConfigInvalid, format!("catalogs.{catalog}: `tls_ca` verifies nothing with this `tls`"))
+        .with_hint("set `tls` to \"verify-full\", or to \"require\" where the certificate does not name the host")
 }
 
 type ConfigBuilder = rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>;
@@ -86,7 +110,8 @@ fn authorities(catalog: &str, ca: Option<&Path>) -> Result<RootCertStore> {
     Ok(roots)
 }
 
-/// `prefer` and `require` encrypt and do not verify, as in libpq. The handshake's signatures are still checked.
+/// `prefer`, and `require` without an authority, encrypt and do not verify, as in libpq. The handshake's signatures are
+/// still checked.
 #[derive(Debug)]
 struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
@@ -122,5 +147,50 @@ impl ServerCertVerifier for AcceptAnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The certificate is of a known authority and in time; which host it names does not matter.
+#[derive(Debug)]
+struct OfAuthority {
+    roots: RootCertStore,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for OfAuthority {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

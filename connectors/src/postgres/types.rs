@@ -28,13 +28,6 @@ use townlake_proto::postgres::{ColumnType as WireType, column_type::Scalar as Wi
 
 use super::sql::identifier;
 
-/// Field metadata: the declared type, as Postgres writes it.
-pub(crate) const SOURCE_TYPE: &str = "townlake.source_type";
-/// Field metadata: how values differ from what the declared type suggests.
-pub(crate) const NOTE: &str = "townlake.note";
-/// Field metadata: the comment of the column's owner.
-pub(crate) const COMMENT: &str = "comment";
-
 /// A type that the decoder reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scalar {

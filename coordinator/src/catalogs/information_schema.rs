@@ -8,6 +8,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use futures::{StreamExt, TryStreamExt, stream};
 use townlake_common::{Error, ErrorCode, QueryContext, Result};
+use townlake_connectors::column_comment;
 
 use super::{Catalogs, INFORMATION_SCHEMA, TableName, sql_type};
 
@@ -37,6 +38,7 @@ pub(super) fn schema_of(table: &str) -> Option<SchemaRef> {
             Field::new("ordinal_position", DataType::Int32, false),
             text("is_nullable", false),
             text("data_type", false),
+            text("comment", true),
         ],
         _ => return None,
     };
@@ -104,6 +106,7 @@ async fn columns(catalogs: &Catalogs, query: &Arc<QueryContext>, catalog: &str) 
 
     let mut rows: [Vec<String>; 6] = Default::default();
     let mut positions = Vec::new();
+    let mut comments = Vec::new();
     for (name, schema) in described {
         let Some(schema) = schema else { continue };
         for (field, position) in schema.fields().iter().zip(1i32..) {
@@ -115,10 +118,12 @@ async fn columns(catalogs: &Catalogs, query: &Arc<QueryContext>, catalog: &str) 
             nullable.push(if field.is_nullable() { "YES" } else { "NO" }.to_string());
             types.push(sql_type(field.data_type()));
             positions.push(position);
+            comments.push(column_comment(field));
         }
     }
     let mut columns: Vec<ArrayRef> = rows.into_iter().map(|column| Arc::new(StringArray::from(column)) as _).collect();
     columns.insert(4, Arc::new(Int32Array::from(positions)));
+    columns.push(Arc::new(StringArray::from(comments)));
     Ok(columns)
 }
 

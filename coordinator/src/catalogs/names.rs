@@ -3,6 +3,7 @@
 use std::fmt;
 
 use townlake_common::{Error, ErrorCode, Principal, QueryContext, Result, nearest};
+use townlake_engine::identifier::quoted;
 
 use super::Catalogs;
 
@@ -88,7 +89,13 @@ impl Catalogs {
             return Ok(());
         }
         let error = Error::new(ErrorCode::SchemaNotFound, format!("schema {catalog}.{schema} does not exist"));
-        Err(with_nearest(error, schema, &schemas, |name| format!("{catalog}.{name}"), "SHOW SCHEMAS"))
+        Err(with_nearest(
+            error,
+            schema,
+            &schemas,
+            |name| format!("{}.{}", quoted(catalog), quoted(name)),
+            "SHOW SCHEMAS",
+        ))
     }
 
     /// The error for a catalog that is not there for this principal: the same for one that is hidden and one that is not.
@@ -105,7 +112,7 @@ impl Catalogs {
         // The hint is a courtesy: where the list cannot be had, the error stands without it.
         let tables = self.list_tables(query, &name.catalog, &name.schema).await.unwrap_or_default();
         let tables: Vec<String> = tables.into_iter().map(|table| table.name).collect();
-        let full = |table: &str| format!("{}.{}.{table}", name.catalog, name.schema);
+        let full = |table: &str| format!("{}.{}.{}", quoted(&name.catalog), quoted(&name.schema), quoted(table));
         with_nearest(error, &name.table, &tables, full, "SHOW TABLES")
     }
 }
@@ -113,7 +120,7 @@ impl Catalogs {
 /// Only names that the principal may see are ever suggested.
 fn catalog_not_found(visible: &[String], catalog: &str) -> Error {
     let error = Error::new(ErrorCode::CatalogNotFound, format!("catalog {catalog} does not exist"));
-    with_nearest(error, catalog, visible, str::to_string, "SHOW CATALOGS")
+    with_nearest(error, catalog, visible, |name| quoted(name).into_owned(), "SHOW CATALOGS")
 }
 
 fn with_nearest(error: Error, wanted: &str, names: &[String], full: impl Fn(&str) -> String, show: &str) -> Error {
@@ -145,6 +152,8 @@ mod tests {
     fn only_visible_names_are_suggested() {
         let visible = ["lake".to_string(), "system".to_string()];
         assert_eq!(catalog_not_found(&visible, "lakes").hint(), Some("did you mean lake?"));
+        let mixed = ["My Lake".to_string()];
+        assert_eq!(catalog_not_found(&mixed, "my lake").hint(), Some("did you mean \"My Lake\"?"));
         let hidden = catalog_not_found(&visible, "ledger");
         let missing = catalog_not_found(&visible, "ledgex");
         assert_eq!(hidden.to_string().replace("ledger", "ledgex"), missing.to_string());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::cast;
+use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
@@ -61,14 +61,22 @@ fn count(batch: &RecordBatch) -> Result<i64> {
     Ok(counts.as_primitive::<Int64Type>().iter().flatten().sum())
 }
 
-/// Runs a prepared update once for each row of parameters, or once when there are none.
+/// Runs a prepared update with all rows of parameters, or once when there are none.
 ///
-/// Each row is a statement of its own: those before one that fails stay.
+/// The rows of an `INSERT … VALUES` are inserted together, as a whole or not at all. For any other statement each row is a
+/// statement of its own: what those before one that fails did stays.
 pub async fn run_prepared_update(parts: &Parts, statement: &Statement, data: PeekableFlightDataStream) -> Result<i64> {
     let Statement { session, prepared, parameters } = statement;
     let (schema, batches) = parameter_rows(data).await?;
     if schema.is_none_or(|schema| schema.fields().is_empty()) {
         return run_update(parts, session, prepared, parameters.clone()).await;
+    }
+    if prepared.takes_many_rows()
+        && let Some(first) = batches.first()
+    {
+        let rows = concat_batches(&first.schema(), &batches)
+            .map_err(|e| unreadable("the rows of parameters").with_source(e))?;
+        return if rows.num_rows() == 0 { Ok(0) } else { run_update(parts, session, prepared, Some(rows)).await };
     }
     let mut changed = 0_i64;
     for batch in &batches {
@@ -108,6 +116,8 @@ async fn parameter_rows(data: PeekableFlightDataStream) -> Result<(Option<Schema
         }
         batches.push(batch);
     }
+    // A call that its client took back looks as if its rows had ended: it is dropped here, before it changes anything.
+    tokio::task::yield_now().await;
     Ok((decoded.schema().cloned(), batches))
 }
 

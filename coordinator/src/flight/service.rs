@@ -155,7 +155,7 @@ impl Parts {
             .with_app_metadata(serde_json::json!({ "query_id": id.as_str() }).to_string());
         info.schema = schema;
         let session = Arc::clone(&result.session);
-        self.pending.put(id, &session, result);
+        self.pending.put(id, &session, result.size(), result);
         Ok(info)
     }
 

@@ -50,10 +50,13 @@ pub async fn serve(listener: TcpListener, door: HttpDoor) -> Result<()> {
         .map_err(|e| Error::internal("the http door failed").with_source(e))
 }
 
-/// Ready to take queries: not stopping, and the store, without which no query may start, answers.
+/// Ready to take queries: not stopping, in touch with the cluster, and the store, without which no query may start, answers.
 async fn ready(State(door): State<HttpDoor>) -> Response {
     if door.stopping.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response();
+    }
+    if !door.scheduler.is_ready() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not in the member list\n").into_response();
     }
     match door.store.recent_queries(1).await {
         Ok(_) => "ready\n".into_response(),

@@ -17,8 +17,9 @@ use futures::{FutureExt, StreamExt};
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_engine::error::from_datafusion;
 
+use super::here::HerePlan;
 use super::parameters::bind;
-use super::placement::{Placement, placement, yielding};
+use super::placement::{Placement, placement};
 use super::planner::Planned;
 use super::registry::Tracked;
 use super::rows::{Source, one_batch};
@@ -124,11 +125,16 @@ async fn analyze(
     verbose: bool,
 ) -> Result<Texts> {
     let here = placement(&physical, always_cluster) != Placement::Cluster;
-    // The plan that runs is the one whose metrics are shown.
-    let physical = if here { yielding(physical)? } else { physical };
     let began = Instant::now();
-    let run = Arc::clone(&service).run_plan(Arc::clone(&tracked), Arc::clone(&physical), state, always_cluster);
-    let mut rows = run.await?;
+    // The plan that runs is the one whose metrics are shown.
+    let (physical, mut rows) = if here {
+        let plan = HerePlan::new(physical, &tracked)?;
+        let shown = Arc::clone(&plan.plan);
+        (shown, service.here.run(&tracked, plan, state.task_ctx()).await?)
+    } else {
+        let run = Arc::clone(&service).run_plan(Arc::clone(&tracked), Arc::clone(&physical), state, always_cluster);
+        (physical, run.await?)
+    };
     let mut count = 0;
     while let Some(batch) = rows.next().await {
         count += batch.map_err(|error| from_datafusion(&error))?.num_rows();

@@ -4,8 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::new_null_array;
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::EmptyRecordBatchStream;
@@ -15,8 +14,9 @@ use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use townlake_common::{Error, ErrorCode, QueryContext, Result, nearest};
 use townlake_engine::error::{from_datafusion, to_datafusion};
-use townlake_lake::{CreateTable, LakeCatalog, LoadedTable, write_plan};
+use townlake_lake::{CreateTable, LakeCatalog, Leftovers, LoadedTable, Replacement, write_plan};
 
+use super::assign::assign;
 use super::new_table::NewTable;
 use super::placement::execute_here;
 use super::registry::{QueryState, Tracked};
@@ -45,10 +45,21 @@ pub enum IngestMode {
     Create,
     /// Append; it must be there.
     Append,
-    /// Drop it if it is there, and make it.
+    /// Make it, in place of one that is there: that one stays until all rows are written.
     Replace,
     /// Append, and make it if it is not there.
     CreateAppend,
+}
+
+/// A table that rows are on their way to.
+struct Target {
+    catalog: Arc<LakeCatalog>,
+    /// The table that the rows are written for.
+    table: Arc<LoadedTable>,
+    /// It is as new as its rows.
+    new_table: Option<NewTable>,
+    /// The rows are to be the whole table.
+    replacement: Option<Replacement>,
 }
 
 impl QueryService {
@@ -56,7 +67,8 @@ impl QueryService {
     /// is read no faster than it is written. Columns go by name; a column that is not given is NULL.
     ///
     /// Errors: `*_NOT_FOUND`, `PERMISSION_DENIED`, `ALREADY_EXISTS`, `COLUMN_NOT_FOUND` for a column that the table has not,
-    /// and what writing and committing report. A table that was made for the rows is dropped again.
+    /// `INVALID_ARGUMENT` for a value that does not fit its column, and what writing and committing report. Then nothing has
+    /// changed: a table that was made for the rows is dropped again, and one that they were to replace is what it was.
     pub async fn ingest(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -88,7 +100,8 @@ impl QueryService {
         mode: IngestMode,
         data: SendableRecordBatchStream,
     ) -> Result<u64> {
-        let (catalog, table, new_table) = self.ingest_table(&tracked.context, name, mode, &data.schema()).await?;
+        let Target { catalog, table, new_table, replacement } =
+            self.ingest_target(&tracked.context, name, mode, &data.schema()).await?;
         let data = in_columns_of(&table, data)?;
         let input = StreamingTableExec::try_new(
             Arc::clone(&table.arrow_schema),
@@ -102,10 +115,14 @@ impl QueryService {
         let settings = self.settings(session);
         let state = self.planner(session, &tracked.context, &settings).empty_state();
         let plan = write_plan(&table, Arc::new(input), &tracked.context.id)?;
+        let leftovers = Leftovers::new(&catalog, &table, &tracked.context.id);
         tracked.enter(QueryState::Running);
         let written = execute_here(plan, state.task_ctx())?;
         let batches: Vec<RecordBatch> = written.try_collect().await.map_err(|error| from_datafusion(&error))?;
-        let rows = commit(Arc::clone(tracked), catalog, table, batches).await?;
+        // HTTP/2 tells of a client that took its call back as if its rows had ended. The server drops the call then, at the
+        // next point where it gives way: that is here, and not in the midst of the commit.
+        tokio::task::yield_now().await;
+        let rows = commit(Arc::clone(tracked), catalog, &table, replacement, batches, leftovers).await?;
         if let Some(new_table) = new_table {
             new_table.keep();
         }
@@ -113,39 +130,45 @@ impl QueryService {
     }
 
     /// The table to write to, made first where the mode says so.
-    async fn ingest_table(
+    async fn ingest_target(
         &self,
         query: &Arc<QueryContext>,
         name: &TableName,
         mode: IngestMode,
         schema: &SchemaRef,
-    ) -> Result<(Arc<LakeCatalog>, Arc<LoadedTable>, Option<NewTable>)> {
+    ) -> Result<Target> {
         if mode == IngestMode::Append {
-            let (catalog, table) = self.catalogs.table_to_write(query, name).await?;
-            return Ok((catalog, table, None));
+            return self.existing_target(query, name).await;
         }
         let catalog = self.catalogs.writable(&query.principal, &name.catalog).await?;
         self.catalogs.check_schema(query, &name.catalog, &name.schema).await?;
-        if mode == IngestMode::Replace {
-            catalog.drop_table(&name.schema, &name.table, true).await?;
+        let columns: Vec<FieldRef> = schema.fields().iter().cloned().collect();
+        if mode == IngestMode::Replace
+            && let Some(old) = catalog.load(&name.schema, &name.table, None).await?
+        {
+            let replacement = catalog.plan_replace(&old, &columns)?;
+            let table = Arc::clone(replacement.table());
+            return Ok(Target { catalog, table, new_table: None, replacement: Some(replacement) });
         }
         let create = CreateTable {
             schema: name.schema.clone(),
             table: name.table.clone(),
-            columns: schema.fields().iter().cloned().collect(),
+            columns,
             if_not_exists: mode == IngestMode::CreateAppend,
             ..Default::default()
         };
         match catalog.create_table(create).await? {
             Some(table) => {
-                let new_table = NewTable::new(&catalog, &table);
-                Ok((catalog, table, Some(new_table)))
+                let new_table = Some(NewTable::new(&catalog, &table));
+                Ok(Target { catalog, table, new_table, replacement: None })
             }
-            None => {
-                let (catalog, table) = self.catalogs.table_to_write(query, name).await?;
-                Ok((catalog, table, None))
-            }
+            None => self.existing_target(query, name).await,
         }
+    }
+
+    async fn existing_target(&self, query: &Arc<QueryContext>, name: &TableName) -> Result<Target> {
+        let (catalog, table) = self.catalogs.table_to_write(query, name).await?;
+        Ok(Target { catalog, table, new_table: None, replacement: None })
     }
 }
 
@@ -165,25 +188,22 @@ fn in_columns_of(table: &LoadedTable, data: SendableRecordBatchStream) -> Result
         }
     }
     let columns: Vec<Option<usize>> = wanted.fields().iter().map(|field| given.index_of(field.name()).ok()).collect();
-    let schema = Arc::clone(&wanted);
-    let batches =
-        data.map(move |batch| batch.and_then(|batch| project(&batch, &columns, &wanted).map_err(to_datafusion)));
+    let (schema, table) = (Arc::clone(&wanted), table.full_name());
+    let batches = data
+        .map(move |batch| batch.and_then(|batch| project(&batch, &columns, &wanted, &table).map_err(to_datafusion)));
     Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
 }
 
-fn project(batch: &RecordBatch, columns: &[Option<usize>], schema: &SchemaRef) -> Result<RecordBatch> {
+fn project(batch: &RecordBatch, columns: &[Option<usize>], schema: &SchemaRef, table: &str) -> Result<RecordBatch> {
     let mut arrays = Vec::with_capacity(columns.len());
     for (index, field) in columns.iter().zip(schema.fields()) {
         let array = match index.and_then(|index| batch.columns().get(index)) {
             None => new_null_array(field.data_type(), batch.num_rows()),
-            Some(array) => cast(array, field.data_type()).map_err(|error| {
-                let message =
-                    format!("column {}: {} does not convert to {}", field.name(), array.data_type(), field.data_type());
-                Error::new(ErrorCode::InvalidArgument, message).with_source(error)
-            })?,
+            Some(array) => assign(array, field.data_type(), field.name(), table)?,
         };
         if !field.is_nullable() && array.null_count() > 0 {
-            let message = format!("column {} is NOT NULL, and a row has no value for it", field.name());
+            let message =
+                format!("column {} of table {table} is NOT NULL, and a row has no value for it", field.name());
             return Err(Error::new(ErrorCode::ConstraintViolation, message));
         }
         arrays.push(array);

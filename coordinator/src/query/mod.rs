@@ -5,10 +5,15 @@
 //! where it runs, and through `rows` back to the client. `write` makes tables and rows, `show` and `explain` tell, and
 //! [`Registry`] knows every query and leaves its audit rows.
 
+mod assign;
 mod create_table;
+mod depth;
 mod explain;
+mod here;
 mod ingest;
 mod insert_target;
+mod many_rows;
+mod memory;
 mod new_table;
 mod parameters;
 mod parse;
@@ -25,6 +30,7 @@ mod statement;
 mod tests;
 mod time_travel;
 mod tokens;
+mod wire;
 mod write;
 
 pub use ingest::{IngestMode, IngestTarget};

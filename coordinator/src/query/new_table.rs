@@ -26,7 +26,8 @@ impl Drop for NewTable {
         let (Some(table), Ok(runtime)) = (self.table.take(), tokio::runtime::Handle::try_current()) else { return };
         let catalog = Arc::clone(&self.catalog);
         runtime.spawn(async move {
-            if let Err(error) = catalog.drop_table(&table.schema, &table.table, true).await {
+            // by its identity: another table may have the name by now
+            if let Err(error) = catalog.drop_created(&table).await {
                 tracing::warn!(table = %table.full_name(), %error, "the table of a failed query could not be dropped");
             }
         });

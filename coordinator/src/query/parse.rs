@@ -10,6 +10,8 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use townlake_common::{Error, ErrorCode, Result};
 
 use super::create_table::parse_create_table;
+use super::depth::check_depth;
+use super::settings;
 use super::statement::{Name, Statement};
 use super::time_travel::{Clauses, attach_clauses, take_clauses};
 use super::tokens::{DIALECT, is_keyword, is_word, location_of, syntax_error, tokens_of_one_statement};
@@ -22,7 +24,9 @@ const RECURSION_LIMIT: usize = 50;
 /// Errors: `SYNTAX_ERROR` with line and column, `NOT_ONE_STATEMENT`, and `NOT_SUPPORTED` with the reason for what parses
 /// and is not offered.
 pub fn parse(sql: &str) -> Result<Statement> {
-    let (tokens, clauses) = take_clauses(tokens_of_one_statement(sql)?)?;
+    let tokens = tokens_of_one_statement(sql)?;
+    check_depth(&tokens)?;
+    let (tokens, clauses) = take_clauses(tokens)?;
     parse_tokens(&tokens, clauses)
 }
 
@@ -112,14 +116,16 @@ fn explain(tokens: &[TokenWithSpan], clauses: Clauses) -> Result<Statement> {
     if rest.is_empty() {
         return Err(syntax_error("EXPLAIN is followed by a statement", location_of(tokens, index)));
     }
+    let no_plan = || not_supported("EXPLAIN of this statement", "only queries, INSERT and CREATE TABLE AS have a plan");
+    if is_keyword(rest.first(), Keyword::EXPLAIN) {
+        return Err(no_plan()); // before the one in it is parsed, and the one in that
+    }
     let statement = parse_tokens(rest, clauses)?;
     let planned = matches!(&statement, Statement::Query(_) | Statement::Insert { .. })
         || matches!(&statement, Statement::CreateTable(create) if create.as_query);
     match planned {
         true => Ok(Statement::Explain { analyze, verbose, statement: Box::new(statement) }),
-        false => {
-            Err(not_supported("EXPLAIN of this statement", "only queries, INSERT and CREATE TABLE AS have a plan"))
-        }
+        false => Err(no_plan()),
     }
 }
 
@@ -212,7 +218,10 @@ fn show(parser: &mut Parser<'_>) -> Parsed<Option<Statement>> {
             Statement::ShowColumns { table: parse_name(parser)?, like: like(parser)? }
         }
         "SESSION" | "ALL" => Statement::ShowSession { like: like(parser)? },
-        _ => return parser.expected("CATALOGS, SCHEMAS, TABLES, COLUMNS or SESSION", what),
+        _ if settings::nearest_name(&word.value).is_some() => {
+            Statement::ShowSetting { name: word.value.to_lowercase() }
+        }
+        _ => return parser.expected("CATALOGS, SCHEMAS, TABLES, COLUMNS, SESSION or the name of a setting", what),
     };
     Ok(Some(statement))
 }
@@ -468,7 +477,19 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_is_shown_by_its_name() {
+        let Statement::ShowSetting { name } = parse("show Query_Timeout").unwrap() else { panic!() };
+        assert_eq!(name, "query_timeout");
+        assert!(matches!(parse("show query_timout").unwrap(), Statement::ShowSetting { .. }), "refused with a hint");
+        assert_eq!(code("show the way"), ErrorCode::SyntaxError);
+        assert_eq!(code("show query_timeout like 'x'"), ErrorCode::SyntaxError);
+    }
+
+    #[test]
     fn depth_is_bounded() {
+        assert_eq!(code(&"explain ".repeat(50_000)), ErrorCode::NotSupported);
+        assert_eq!(code(&format!("select {}1", "interval ".repeat(50_000))), ErrorCode::NotSupported);
+
         let sql = format!("select {}1{}", "(".repeat(5000), ")".repeat(5000));
         assert_eq!(code(&sql), ErrorCode::NotSupported);
     }

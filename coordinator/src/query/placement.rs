@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
@@ -15,9 +17,12 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions, execute_stream,
 };
 use futures::TryStreamExt;
+use tokio_util::sync::CancellationToken;
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_connectors::PostgresScanExec;
+use townlake_engine::batches::used_bytes;
 use townlake_engine::error::from_datafusion;
+use townlake_engine::interrupt::interruptible;
 
 /// One scan of the lake of at most this many bytes is read in the coordinator.
 const TINY_SCAN_BYTES: u64 = 8 << 20;
@@ -25,8 +30,9 @@ const TINY_SCAN_BYTES: u64 = 8 << 20;
 /// One scan of the lake that stops after this many rows, likewise.
 const TINY_SCAN_ROWS: usize = 10_000;
 
-/// Rows that the coordinator makes itself and sends along with a plan, in bytes.
-const MAX_SENT_BYTES: usize = 64 << 20;
+/// Rows that the coordinator makes itself and sends along with a plan, all its leaves together, in bytes. Each task carries
+/// its plan, and all tasks for one executor travel in one message ([`townlake_engine::network::MAX_LAUNCH_BYTES`]).
+const MAX_SENT_BYTES: usize = 8 << 20;
 
 /// Where a plan runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,38 +94,82 @@ fn file_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
     source.downcast_ref::<FileScanConfig>()
 }
 
+fn memory_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&MemorySourceConfig> {
+    let source = plan.downcast_ref::<DataSourceExec>()?.data_source();
+    source.downcast_ref::<MemorySourceConfig>()
+}
+
+/// Whether a plan that reads nothing but rows which are here ([`Placement::Memory`]) is done at once: no join, and no leaf
+/// that makes rows up.
+pub(super) fn is_trivial(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let children = plan.children();
+    if children.is_empty() {
+        return memory_scan(plan).is_some() || plan.is::<EmptyExec>() || plan.is::<PlaceholderRowExec>();
+    }
+    let heavy = is_join(plan) || plan.is::<RecursiveQueryExec>();
+    !heavy && children.into_iter().all(is_trivial)
+}
+
 /// Replaces leaves that Ballista cannot cut by their rows: a leaf that it does not know runs whole in every task, and its
 /// rows would come once per task (`generate_series`, for one).
 ///
-/// Errors: `NOT_SUPPORTED` when such a leaf has more rows than a plan may carry.
+/// Errors: `NOT_SUPPORTED` when the plan would have more rows of its own than it may carry.
 pub(super) async fn with_known_leaves(
     plan: Arc<dyn ExecutionPlan>,
     context: &Arc<TaskContext>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
+    known_leaves(plan, context, &mut 0).await
+}
+
+/// `bytes`: of the rows that the plan carries so far.
+async fn known_leaves(
+    plan: Arc<dyn ExecutionPlan>,
+    context: &Arc<TaskContext>,
+    bytes: &mut usize,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let children: Vec<_> = plan.children().into_iter().cloned().collect();
     if children.is_empty() {
         let known = plan.is::<DataSourceExec>() || plan.is::<EmptyExec>() || plan.is::<PlaceholderRowExec>();
-        return if known { Ok(plan) } else { rows_of(plan, context).await };
+        return match (known, memory_scan(&plan)) {
+            (false, _) => rows_of(plan, context, bytes).await,
+            (true, Some(rows)) => {
+                for batch in rows.partitions().iter().flatten() {
+                    carry(batch, plan.name(), bytes)?;
+                }
+                Ok(plan)
+            }
+            (true, None) => Ok(plan),
+        };
     }
     let mut replaced = Vec::with_capacity(children.len());
     for child in &children {
-        replaced.push(Box::pin(with_known_leaves(Arc::clone(child), context)).await?);
+        replaced.push(Box::pin(known_leaves(Arc::clone(child), context, bytes)).await?);
     }
     with_children(plan, &children, replaced)
 }
 
-async fn rows_of(leaf: Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<Arc<dyn ExecutionPlan>> {
+fn carry(batch: &RecordBatch, leaf: &str, bytes: &mut usize) -> Result<()> {
+    let used = used_bytes(batch).unwrap_or_else(|_| batch.get_array_memory_size());
+    *bytes = bytes.saturating_add(used);
+    if *bytes <= MAX_SENT_BYTES {
+        return Ok(());
+    }
+    let message = format!("{leaf} makes more rows than can be joined with tables of the cluster");
+    let hint = "write them into a table of the lake first";
+    Err(Error::new(ErrorCode::NotSupported, message).with_hint(hint))
+}
+
+async fn rows_of(
+    leaf: Arc<dyn ExecutionPlan>,
+    context: &Arc<TaskContext>,
+    bytes: &mut usize,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let mut partitions = Vec::new();
-    let mut bytes = 0;
     for partition in 0..leaf.output_partitioning().partition_count() {
         let mut stream = leaf.execute(partition, Arc::clone(context)).map_err(|error| from_datafusion(&error))?;
         let mut batches = Vec::new();
         while let Some(batch) = stream.try_next().await.map_err(|error| from_datafusion(&error))? {
-            bytes += batch.get_array_memory_size();
-            if bytes > MAX_SENT_BYTES {
-                let message = format!("{} makes more rows than can be joined with tables of the cluster", leaf.name());
-                return Err(Error::new(ErrorCode::NotSupported, message));
-            }
+            carry(&batch, leaf.name(), bytes)?;
             batches.push(batch);
         }
         partitions.push(batches);
@@ -129,7 +179,8 @@ async fn rows_of(leaf: Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Re
     Ok(exec)
 }
 
-/// The rows of a plan that runs here, as one stream. Give it a plan made [`yielding`].
+/// The rows of a plan that runs here and now, as one stream. Others than trivial plans run on threads of their own
+/// (`here.rs`).
 pub(super) fn execute_here(
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
@@ -137,9 +188,18 @@ pub(super) fn execute_here(
     execute_stream(plan, context).map_err(|error| from_datafusion(&error))
 }
 
-/// The plan with a point above each join where it can be stopped. DataFusion gives way at its leaves; a join that makes
-/// many rows of few comes back to them so seldom that a cancelled query would go on for minutes.
-pub(super) fn yielding(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+/// The plan with points where it can be stopped. DataFusion gives way at its leaves; a join that makes many rows of few
+/// comes back to them so seldom that a cancelled query would go on for minutes: above each join it gives way as well. And a
+/// join that finds nothing gives no row to anybody: its filter sees `stop`.
+pub(super) fn stoppable(plan: Arc<dyn ExecutionPlan>, stop: &CancellationToken) -> Result<Arc<dyn ExecutionPlan>> {
+    let guarded = plan.transform_up(|node| {
+        let guarded = interruptible(Arc::clone(&node), stop)?;
+        Ok(if Arc::ptr_eq(&node, &guarded) { Transformed::no(node) } else { Transformed::yes(guarded) })
+    });
+    yielding(guarded.data().map_err(|error| from_datafusion(&error))?)
+}
+
+fn yielding(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let gives_way = plan.is::<CooperativeExec>();
     let children: Vec<_> = plan.children().into_iter().cloned().collect();
     let mut replaced = Vec::with_capacity(children.len());
@@ -168,4 +228,41 @@ fn with_children(
     }
     let recompute = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
     plan.replace_children(replaced, recompute).map_err(|error| from_datafusion(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+
+    /// The plan of a query, with its own rows in it.
+    async fn carried(sql: &str) -> Result<Arc<dyn ExecutionPlan>> {
+        let context = SessionContext::new();
+        let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+        with_known_leaves(plan, &context.task_ctx()).await
+    }
+
+    #[tokio::test]
+    async fn what_a_plan_carries_is_bounded_over_all_its_leaves() {
+        let series = "SELECT value FROM generate_series(1, 600000)";
+        carried(series).await.unwrap();
+        let error = carried(&format!("{series} UNION ALL {series}")).await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::NotSupported);
+        assert!(error.hint().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_is_done_at_once_has_no_join_and_makes_no_rows_up() {
+        let context = SessionContext::new();
+        for (sql, trivial) in [
+            ("SELECT 1", true),
+            ("SELECT a, count(*) FROM (VALUES (1), (2)) AS t(a) GROUP BY a", true),
+            ("SELECT count(*) FROM generate_series(1, 10)", false),
+            ("SELECT * FROM (VALUES (1), (2)) AS t(a) CROSS JOIN (VALUES (1), (2)) AS u(b)", false),
+        ] {
+            let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+            assert_eq!(is_trivial(&plan), trivial, "{sql}");
+        }
+    }
 }

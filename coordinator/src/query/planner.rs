@@ -25,7 +25,9 @@ use townlake_common::{Error, ErrorCode, QueryContext, Result, nearest};
 use townlake_engine::error::from_datafusion;
 use townlake_engine::session::{base_config, state_builder};
 
+use super::depth::check_relations;
 use super::insert_target::{InsertTarget, target_of_values};
+use super::memory::runtime_of_query;
 use super::parse::{name_of, normalize};
 use super::relation::{VersionedTables, table_functions, versioned_names};
 use super::settings::Effective;
@@ -37,7 +39,8 @@ const NOTHING: &str = "-";
 /// What planning needs to know of a query.
 pub(super) struct Planner<'a> {
     pub catalogs: &'a Catalogs,
-    pub runtime: &'a Arc<RuntimeEnv>,
+    /// That of all queries; each has memory of its own.
+    pub runtime: &'a RuntimeEnv,
     pub context: &'a Arc<QueryContext>,
     pub current: Current,
     pub settings: &'a Effective,
@@ -71,10 +74,11 @@ impl Planner<'_> {
     ///
     /// Errors: `*_NOT_FOUND` with the nearest visible name, `INVALID_QUERY`, `NOT_SUPPORTED`, and what catalogs report.
     pub(super) async fn plan(&self, statement: &AstStatement) -> Result<Planned> {
+        check_relations(statement)?;
         let mut touched = BTreeSet::new();
         let versioned = self.versioned_tables(statement, &mut touched).await?;
         let list = self.tables(statement, &mut touched).await?;
-        let mut state = state_builder(self.config(), Arc::clone(self.runtime))
+        let mut state = state_builder(self.config(), runtime_of_query(self.runtime))
             .with_session_id(self.session_id.clone())
             .with_catalog_list(list)
             .with_relation_planners(vec![Arc::new(versioned)])
@@ -101,7 +105,7 @@ impl Planner<'_> {
 
     /// A state that knows no table: for what names none.
     pub(super) fn empty_state(&self) -> SessionState {
-        state_builder(self.config(), Arc::clone(self.runtime))
+        state_builder(self.config(), runtime_of_query(self.runtime))
             .with_session_id(self.session_id.clone())
             .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
             .build()

@@ -13,6 +13,9 @@ use townlake_store::{QueryAudit, QueryOutcome, QueryState as AuditState, Store};
 /// How many ended queries `system.runtime.queries` remembers; the audit log in the store keeps all.
 const HISTORY: usize = 1000;
 
+/// How much of a statement's text is kept here, in bytes. The audit log has all of it.
+const KEPT_SQL: usize = 16 << 10;
+
 /// Where a query is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueryState {
@@ -54,8 +57,8 @@ pub struct QueryInfo {
     pub id: QueryId,
     /// Who asked.
     pub user: String,
-    /// The statement as it was given.
-    pub sql: String,
+    /// The statement as it was given; the beginning of a long one.
+    pub sql: Arc<str>,
     /// Where it is.
     pub state: QueryState,
     /// Why it failed.
@@ -80,7 +83,7 @@ pub struct QueryInfo {
 pub struct Tracked {
     /// Id and principal, as they travel.
     pub context: Arc<QueryContext>,
-    sql: String,
+    sql: Arc<str>,
     created: DateTime<Utc>,
     cancel: CancellationToken,
     progress: Mutex<Progress>,
@@ -131,7 +134,7 @@ impl Tracked {
         QueryInfo {
             id: self.context.id.clone(),
             user: self.context.principal.name.clone(),
-            sql: self.sql.clone(),
+            sql: Arc::clone(&self.sql),
             state: progress.state,
             code: None,
             created: self.created,
@@ -177,7 +180,7 @@ impl Registry {
         let created = Utc::now();
         let tracked = Arc::new(Tracked {
             context,
-            sql: sql.to_string(),
+            sql: beginning_of(sql),
             created,
             cancel: CancellationToken::new(),
             progress: Mutex::new(Progress { state: QueryState::Queued, started: None, catalogs: Vec::new() }),
@@ -185,7 +188,7 @@ impl Registry {
             bytes: AtomicU64::new(0),
             stages: AtomicUsize::new(0),
         });
-        self.store.audit_started(&self.audit(&tracked)).await?;
+        self.store.audit_started(&self.audit(&tracked, sql.to_string())).await?;
         self.queries.lock().live.insert(tracked.context.id.clone(), Arc::clone(&tracked));
         Ok(Begun { registry: Arc::clone(self), tracked: Some(tracked) })
     }
@@ -210,6 +213,13 @@ impl Registry {
         self.queries.lock().live.get(id).cloned()
     }
 
+    /// What is known of one query, running or among the last that ended.
+    pub fn info(&self, id: &QueryId) -> Option<QueryInfo> {
+        let queries = self.queries.lock();
+        let live = queries.live.get(id).map(|tracked| tracked.info());
+        live.or_else(|| queries.ended.iter().rev().find(|query| query.id == *id).cloned())
+    }
+
     /// Tells every running query to stop: at shutdown.
     pub fn cancel_all(&self) {
         for tracked in self.queries.lock().live.values() {
@@ -217,12 +227,12 @@ impl Registry {
         }
     }
 
-    fn audit(&self, tracked: &Tracked) -> QueryAudit {
+    fn audit(&self, tracked: &Tracked, sql: String) -> QueryAudit {
         QueryAudit {
             query: tracked.context.id.clone(),
             principal: tracked.context.principal.name.clone(),
             node: self.node.clone(),
-            sql: tracked.sql.clone(),
+            sql,
             started: tracked.created,
             catalogs: tracked.progress.lock().catalogs.clone(),
         }
@@ -247,7 +257,15 @@ impl Registry {
         queries.ended.push_back(info);
         drop(queries);
         tracked.context.release();
-        (self.audit(tracked), outcome)
+        // The row of the end does not repeat the text.
+        (self.audit(tracked, String::new()), outcome)
+    }
+}
+
+fn beginning_of(sql: &str) -> Arc<str> {
+    match sql.len() > KEPT_SQL {
+        true => format!("{}…", &sql[..sql.floor_char_boundary(KEPT_SQL)]).into(),
+        false => sql.into(),
     }
 }
 
@@ -304,5 +322,32 @@ fn log_end(audit: &QueryAudit, end: &QueryOutcome, error: Option<&Error>) {
             let code = end.code.map_or("", ErrorCode::as_str);
             tracing::info!(query = %audit.query, state = end.state.as_str(), code, rows = end.rows, "query ended");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use townlake_common::Secret;
+
+    #[tokio::test]
+    async fn a_long_statement_is_whole_in_the_audit_log_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&Secret::new(format!("sqlite://{}/s.db", folder.path().display()))).await.unwrap();
+        let registry = Registry::new(store.clone(), "node".to_string());
+        let sql = format!("SELECT '{}'", "é".repeat(KEPT_SQL));
+        let begun = registry.begin(&Principal::new("ann", vec![]), &sql).await.unwrap();
+        let id = begun.tracked().unwrap().context.id.clone();
+        let kept = |state: QueryState| {
+            let info = registry.info(&id).unwrap();
+            assert_eq!(info.state, state);
+            assert!(info.sql.starts_with("SELECT 'é") && info.sql.ends_with('…'));
+            assert!(info.sql.len() < KEPT_SQL + 8, "{}", info.sql.len());
+        };
+        kept(QueryState::Queued);
+        begun.end(None).await;
+        kept(QueryState::Finished);
+        assert!(registry.info(&QueryId::generate()).is_none());
+        assert_eq!(store.recent_queries(1).await.unwrap()[0].start.sql, sql);
     }
 }

@@ -1,6 +1,7 @@
 //! What the doors talk to: prepare a statement, execute it, cancel it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::array::{Int64Array, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -10,10 +11,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use futures::StreamExt;
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, interval};
 use townlake_common::config::Config;
 use townlake_common::{Error, ErrorCode, Principal, QueryContext, QueryId, Result};
 use townlake_connectors::SourceConnections;
@@ -21,18 +19,23 @@ use townlake_engine::error::from_datafusion;
 use townlake_lake::LakeObjects;
 use townlake_store::Store;
 
+use super::here::{Here, HerePlan};
 use super::parameters::{bind, parameters_of};
 use super::parse::parse;
-use super::placement::{Placement, execute_here, placement, with_known_leaves, yielding};
+use super::placement::{Placement, placement, with_known_leaves};
 use super::planner::{Planned, Planner};
 use super::registry::{Begun, QueryState, Registry, Tracked};
 use super::rows::{Limits, Source, caught, rows};
 use super::settings::Effective;
 use super::statement::{Statement, StatementKind};
+use super::wire::check_levels;
 use crate::catalogs::{Catalogs, Current};
 use crate::scheduling::Scheduler;
 use crate::session::Session;
 use crate::system::System;
+
+/// How often a query that waits for its turn on the cluster is looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Plans and runs statements for sessions.
 pub struct QueryService {
@@ -44,8 +47,8 @@ pub struct QueryService {
     pub(super) runtime: Arc<RuntimeEnv>,
     /// Where queries that run here spill; removed with the service.
     _spill: tempfile::TempDir,
-    /// Queries that read a tiny table in this process at the same time. Those of the cluster have the scheduler's queue.
-    here: Arc<Semaphore>,
+    /// Where queries run that do not run on the cluster.
+    pub(super) here: Here,
 }
 
 /// A statement that was parsed and checked, ready to be executed any number of times.
@@ -59,7 +62,7 @@ pub struct Prepared {
     pub parameters: SchemaRef,
     /// How a client sees it.
     pub kind: StatementKind,
-    statement: Statement,
+    pub(super) statement: Statement,
 }
 
 /// A statement that runs.
@@ -99,7 +102,7 @@ impl QueryService {
         let runtime =
             townlake_engine::runtime::runtime_env(&objects, config.limits.coordinator_memory.as_u64(), spill.path())
                 .map_err(|error| from_datafusion(&error))?;
-        let here = config.limits.concurrent_queries.clamp(1, Semaphore::MAX_PERMITS);
+        let here = Here::start(config.limits.concurrent_queries)?;
         Ok(Arc::new(Self {
             catalogs: Catalogs::new(&config.catalogs, objects, sources, Arc::clone(&system)),
             config,
@@ -108,7 +111,7 @@ impl QueryService {
             system,
             runtime,
             _spill: spill,
-            here: Arc::new(Semaphore::new(here)),
+            here,
         }))
     }
 
@@ -235,7 +238,9 @@ impl QueryService {
     }
 
     pub(super) fn limits(&self, tracked: &Tracked, settings: &Effective) -> Limits {
-        Limits { cancel: tracked.cancelled().clone(), deadline: settings.timeout.map(|limit| Instant::now() + limit) }
+        // A deadline that the clock cannot tell is none.
+        let deadline = settings.timeout.and_then(|limit| Instant::now().checked_add(limit));
+        Limits { cancel: tracked.cancelled().clone(), deadline }
     }
 
     pub(super) fn planner<'a>(
@@ -268,33 +273,44 @@ impl QueryService {
         always_cluster: bool,
     ) -> Result<SendableRecordBatchStream> {
         match placement(&plan, always_cluster) {
-            Placement::Memory => {
-                tracked.enter(QueryState::Running);
-                execute_here(yielding(plan)?, state.task_ctx())
-            }
-            Placement::Local | Placement::Recursive => {
-                tracked.enter(QueryState::Queued);
-                let permit = Arc::clone(&self.here)
-                    .acquire_owned()
-                    .await
-                    .map_err(|error| Error::internal("the queue of local queries is closed").with_source(error))?;
-                tracked.enter(QueryState::Running);
-                let rows = execute_here(yielding(plan)?, state.task_ctx())?;
-                let schema = rows.schema();
-                let rows = rows.inspect(move |_| {
-                    let _held_until_the_last_row = &permit;
-                });
-                Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+            Placement::Memory | Placement::Local | Placement::Recursive => {
+                self.here.run(&tracked, HerePlan::new(plan, &tracked)?, state.task_ctx()).await
             }
             Placement::Cluster => {
                 let plan = with_known_leaves(plan, &state.task_ctx()).await?;
-                tracked.enter(QueryState::Running);
+                check_levels(&plan, &state)?;
                 let session = Arc::new(SessionContext::new_with_state(state));
-                let rows = self.scheduler.run(&tracked.context, plan, session).await?;
+                let rows = self.run_on_cluster(&tracked, plan, session).await?;
                 tracked.set_stages(self.scheduler.stages(&tracked.context.id).await.len());
                 Ok(rows)
             }
         }
+    }
+
+    /// Runs a plan on the executors. It waits for its turn and for executors before it runs; a query that is quick is never
+    /// seen to run.
+    async fn run_on_cluster(
+        &self,
+        tracked: &Tracked,
+        plan: Arc<dyn ExecutionPlan>,
+        session: Arc<SessionContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        tracked.enter(QueryState::Queued);
+        let mut look = interval(LOOK);
+        let its_turn = async {
+            while self.scheduler.progress(&tracked.context.id).await.is_none() {
+                look.tick().await;
+            }
+            tracked.enter(QueryState::Running);
+            std::future::pending().await
+        };
+        let rows = tokio::select! {
+            biased;
+            rows = self.scheduler.run(&tracked.context, plan, session) => rows?,
+            never = its_turn => never,
+        };
+        tracked.enter(QueryState::Running);
+        Ok(rows)
     }
 }
 

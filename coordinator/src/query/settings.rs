@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ballista_core::config::BALLISTA_SHUFFLE_COMPRESSION_CODEC;
+use ballista_core::extension::SessionConfigHelperExt;
 use datafusion::prelude::SessionConfig;
 use townlake_common::config::LimitsConfig;
 use townlake_common::{Error, ErrorCode, Result, nearest};
@@ -25,6 +27,9 @@ enum Kind {
     OneOf(&'static [&'static str]),
 }
 
+/// The longest duration: beyond it is a slip of the hand.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// Every setting.
 pub const SETTINGS: &[Setting] = &[
     Setting {
@@ -33,9 +38,19 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Number { from: 64, to: 65_536 },
     },
     Setting {
+        name: "exchange_compression",
+        description: "how partitions are compressed on their way between executors: none, lz4 or zstd",
+        kind: Kind::OneOf(&["none", "lz4", "zstd"]),
+    },
+    Setting {
         name: "execution",
         description: "where a query runs: `auto` runs tiny ones in the coordinator, `cluster` sends every scan to executors",
         kind: Kind::OneOf(&["auto", "cluster"]),
+    },
+    Setting {
+        name: "parquet_pushdown_filters",
+        description: "filter rows while Parquet files are read (late materialisation), besides skipping row groups and pages",
+        kind: Kind::Boolean,
     },
     Setting {
         name: "prefer_hash_join",
@@ -44,7 +59,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "query_timeout",
-        description: "the longest a query may run, like `30s` or `5m`; `0s` is the server's own limit",
+        description: "the longest a query may run, like `30s` or `5m`, up to a year; `0s` is the server's own limit",
         kind: Kind::Duration,
     },
     Setting {
@@ -66,8 +81,8 @@ pub fn validate(name: &str, value: &str) -> Result<String> {
     };
     match setting.kind {
         Kind::Duration => match parse_duration(value) {
-            Some(duration) => Ok(humantime::format_duration(duration).to_string()),
-            None => refuse("a duration"),
+            Some(duration) if duration <= LONGEST => Ok(humantime::format_duration(duration).to_string()),
+            _ => refuse("a duration of a year at most"),
         },
         Kind::Number { from, to } => match value.parse::<u64>() {
             Ok(number) if (from..=to).contains(&number) => Ok(number.to_string()),
@@ -91,11 +106,16 @@ pub fn validate(name: &str, value: &str) -> Result<String> {
 pub fn find(name: &str) -> Result<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.name == name).ok_or_else(|| {
         let error = Error::new(ErrorCode::InvalidArgument, format!("there is no setting `{name}`"));
-        match nearest(name, SETTINGS.iter().map(|setting| setting.name)) {
+        match nearest_name(name) {
             Some(near) => error.with_hint(format!("did you mean `{near}`? SHOW SESSION lists all")),
             None => error.with_hint("SHOW SESSION lists all"),
         }
     })
+}
+
+/// The setting whose name this is, or nearly is.
+pub(super) fn nearest_name(name: &str) -> Option<&'static str> {
+    nearest(name, SETTINGS.iter().map(|setting| setting.name))
 }
 
 /// What a session's settings and the configuration's limits come to for one query.
@@ -109,14 +129,18 @@ pub struct Effective {
     pub always_cluster: bool,
     batch_size: Option<usize>,
     prefer_hash_join: Option<bool>,
+    pushdown_filters: Option<bool>,
+    exchange_compression: Option<String>,
 }
 
 impl Effective {
     /// `slots` is the number of tasks that the cluster runs at the same time now.
     pub fn new(settings: &BTreeMap<String, String>, limits: &LimitsConfig, slots: usize) -> Self {
+        let flag = |name: &str| settings.get(name).map(|value| value == "true");
         let number = |name: &str| settings.get(name).and_then(|value| value.parse::<usize>().ok());
         let default_partitions = match limits.partitions {
-            0 => (slots * 2).clamp(2, 1024),
+            // As many as run at the same time: more were measured slower, for each task builds the hash tables of its stage anew.
+            0 => slots.clamp(2, 1024),
             fixed => fixed,
         };
         Self {
@@ -124,7 +148,9 @@ impl Effective {
             target_partitions: number("target_partitions").unwrap_or(default_partitions),
             always_cluster: settings.get("execution").is_some_and(|value| value == "cluster"),
             batch_size: number("batch_size"),
-            prefer_hash_join: settings.get("prefer_hash_join").map(|value| value == "true"),
+            prefer_hash_join: flag("prefer_hash_join"),
+            pushdown_filters: flag("parquet_pushdown_filters"),
+            exchange_compression: settings.get("exchange_compression").cloned(),
         }
     }
 
@@ -136,6 +162,12 @@ impl Effective {
         if let Some(prefer) = self.prefer_hash_join {
             config.options_mut().optimizer.prefer_hash_join = prefer;
         }
+        if let Some(filter) = self.pushdown_filters {
+            config.options_mut().execution.parquet.pushdown_filters = filter;
+        }
+        if let Some(codec) = &self.exchange_compression {
+            config = config.set_str(BALLISTA_SHUFFLE_COMPRESSION_CODEC, codec);
+        }
         config
     }
 
@@ -143,13 +175,21 @@ impl Effective {
     pub fn value_of(&self, name: &str, config: &SessionConfig) -> String {
         match name {
             "batch_size" => config.batch_size().to_string(),
+            "exchange_compression" => exchange_compression(config),
             "execution" => if self.always_cluster { "cluster" } else { "auto" }.to_string(),
+            "parquet_pushdown_filters" => config.options().execution.parquet.pushdown_filters.to_string(),
             "prefer_hash_join" => config.options().optimizer.prefer_hash_join.to_string(),
             "query_timeout" => humantime::format_duration(self.timeout.unwrap_or_default()).to_string(),
             "target_partitions" => self.target_partitions.to_string(),
             _ => String::new(),
         }
     }
+}
+
+fn exchange_compression(config: &SessionConfig) -> String {
+    let entries = config.to_key_value_pairs();
+    let entry = entries.into_iter().find(|entry| entry.key == BALLISTA_SHUFFLE_COMPRESSION_CODEC);
+    entry.and_then(|entry| entry.value).unwrap_or_default()
 }
 
 /// A session may lower the server's limit, never lift it.
@@ -183,6 +223,8 @@ mod tests {
             ("target_partitions", "1e3"),
             ("batch_size", "-1"),
             ("query_timeout", "soon"),
+            ("query_timeout", "100000000000 years"),
+            ("query_timeout", "367 days"),
             ("execution", "nowhere"),
         ] {
             let error = validate(name, value).unwrap_err();

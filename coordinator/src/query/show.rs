@@ -8,6 +8,7 @@ use datafusion::arrow::compute::kernels::comparison::like;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use townlake_common::{Error, ErrorCode, QueryId, Result};
+use townlake_connectors::column_comment;
 
 use super::service::{Run, command_batch};
 use super::settings::{self, SETTINGS};
@@ -20,8 +21,8 @@ pub(super) fn schema_of(statement: &Statement) -> Option<SchemaRef> {
         Statement::ShowCatalogs { .. } => &["catalog"],
         Statement::ShowSchemas { .. } => &["schema"],
         Statement::ShowTables { .. } => &["table", "type", "comment"],
-        Statement::ShowColumns { .. } => &["column", "type", "nullable"],
-        Statement::ShowSession { .. } => &["name", "value", "description"],
+        Statement::ShowColumns { .. } => &["column", "type", "nullable", "comment"],
+        Statement::ShowSession { .. } | Statement::ShowSetting { .. } => &["name", "value", "description"],
         _ => return None,
     };
     let fields: Vec<Field> = names.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
@@ -50,7 +51,8 @@ impl Run<'_> {
                 let rows = self.columns(table).await?;
                 batch(statement, rows, like.as_deref())
             }
-            Statement::ShowSession { like } => batch(statement, self.session_settings(), like.as_deref()),
+            Statement::ShowSession { like } => batch(statement, self.session_settings(SETTINGS), like.as_deref()),
+            Statement::ShowSetting { name } => batch(statement, self.session_settings([settings::find(name)?]), None),
             Statement::Use(name) => self.use_schema(name).await,
             Statement::SetSession { name, value } => {
                 let value = settings::validate(name, value)?;
@@ -111,18 +113,19 @@ impl Run<'_> {
         };
         let rows = schema.fields().iter().map(|field| {
             let nullable = if field.is_nullable() { "YES" } else { "NO" };
-            vec![Some(field.name().clone()), Some(sql_type(field.data_type())), Some(nullable.to_string())]
+            let (name, sql_type) = (field.name().clone(), sql_type(field.data_type()));
+            vec![Some(name), Some(sql_type), Some(nullable.to_string()), column_comment(field)]
         });
         Ok(rows.collect())
     }
 
-    fn session_settings(&self) -> Vec<Row> {
+    fn session_settings<'a>(&self, settings: impl IntoIterator<Item = &'a settings::Setting>) -> Vec<Row> {
         let config = self.planner().config();
         let row = |setting: &settings::Setting| {
             let value = self.settings.value_of(setting.name, &config);
             vec![Some(setting.name.to_string()), Some(value), Some(setting.description.to_string())]
         };
-        SETTINGS.iter().map(row).collect()
+        settings.into_iter().map(row).collect()
     }
 
     /// `USE catalog.schema`; a single name is a schema of the current catalog, or else a catalog.

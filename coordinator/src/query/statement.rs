@@ -62,10 +62,15 @@ pub enum Statement {
         /// The pattern of LIKE.
         like: Option<String>,
     },
-    /// `SHOW SESSION [LIKE …]`, `SHOW ALL`, `SHOW setting`.
+    /// `SHOW SESSION [LIKE …]`, `SHOW ALL`.
     ShowSession {
         /// The pattern of LIKE.
         like: Option<String>,
+    },
+    /// `SHOW setting`.
+    ShowSetting {
+        /// The setting.
+        name: String,
     },
     /// `SET [SESSION] name = value`.
     SetSession {

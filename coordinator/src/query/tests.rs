@@ -1,6 +1,7 @@
 //! Statements from text to rows, on a real scheduler without executors: what runs in the coordinator.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::{Array, Int64Array, StringArray};
 use datafusion::arrow::compute::cast;
@@ -20,6 +21,9 @@ use super::{IngestMode, IngestTarget, QueryService};
 use crate::scheduling::Scheduler;
 use crate::session::Session;
 
+mod bounds;
+mod deep;
+
 struct Door {
     service: Arc<QueryService>,
     shutdown: CancellationToken,
@@ -34,6 +38,11 @@ impl Drop for Door {
 
 impl Door {
     async fn open() -> Self {
+        Self::open_with("executor_wait = \"100ms\"").await
+    }
+
+    /// With these lines in `[limits]`.
+    async fn open_with(limits: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().display();
         let lake = |name: &str, rest: &str| {
@@ -44,7 +53,7 @@ impl Door {
         };
         let text = format!(
             "[cluster]\ninternal = \"127.0.0.1:0\"\n[store]\nurl = \"sqlite://{root}/state.db\"\n\
-             [limits]\nexecutor_wait = \"100ms\"\n[auth]\nadmins = [\"root\"]\n{}{}",
+             [limits]\n{limits}\n[auth]\nadmins = [\"root\"]\n{}{}",
             lake("lake", "readers = [\"ann\", \"bob\"]\nwriters = [\"ann\"]"),
             lake("ledger", "readers = [\"carol\"]"),
         );
@@ -290,4 +299,42 @@ async fn ingest_goes_by_name_and_mode() {
     assert_eq!(number(&door.run(&ann, "SELECT count(id) FROM lake.s.t").await.unwrap()), 6);
     assert_eq!(ingest(IngestMode::Replace, "other").await.unwrap(), 3);
     assert_eq!(number(&door.run(&ann, "SELECT sum(other) FROM lake.s.t").await.unwrap()), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_finds_nothing_for_hours_can_be_cancelled_and_holds_up_nobody() {
+    let (door, ann) = (Arc::new(Door::open().await), session("ann"));
+    let pairs = |rows: u32| {
+        format!(
+            "SELECT count(*) FROM generate_series(1, {rows}) AS a(x) JOIN generate_series(1, {rows}) AS b(y) ON x * y < 0"
+        )
+    };
+    // More than there are threads for them.
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let (mut ids, mut running) = (Vec::new(), Vec::new());
+    for _ in 0..=threads {
+        let prepared = door.service.prepare(&ann, &pairs(3_000_000)).await.unwrap();
+        let query = door.service.execute(&ann, &prepared, None, None).await.unwrap();
+        ids.push(query.id.clone());
+        running.push(tokio::spawn(query.rows.try_collect::<Vec<_>>()));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(running.iter().all(|query| !query.is_finished()));
+    let asked = Instant::now();
+    assert_eq!(number(&door.run(&ann, "SELECT 1").await.unwrap()), 1);
+    assert!(asked.elapsed() < Duration::from_secs(1), "SELECT 1 took {:?}", asked.elapsed());
+
+    let cancelled = Instant::now();
+    // One client goes away, the others cancel.
+    running.remove(0).abort();
+    for id in &ids[1..] {
+        door.service.cancel(&ann.principal, id).await.unwrap();
+    }
+    for query in running {
+        let error = from_datafusion(&query.await.unwrap().unwrap_err());
+        assert_eq!(error.code(), ErrorCode::Cancelled);
+    }
+    // Their threads are free again.
+    assert_eq!(number(&door.run(&ann, &pairs(10)).await.unwrap()), 0);
+    assert!(cancelled.elapsed() < Duration::from_secs(2), "stopped after {:?}", cancelled.elapsed());
 }

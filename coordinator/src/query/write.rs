@@ -14,8 +14,9 @@ use datafusion::sql::sqlparser::ast::Statement as AstStatement;
 use futures::TryStreamExt;
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_engine::error::from_datafusion;
-use townlake_lake::{CreateTable, LakeCatalog, LoadedTable, write_plan, written_files};
+use townlake_lake::{CreateTable, LakeCatalog, Leftovers, LoadedTable, Replacement, write_plan, written_files};
 
+use super::many_rows::bind_rows;
 use super::new_table::NewTable;
 use super::parameters::bind;
 use super::planner::{Planned, Planner};
@@ -73,7 +74,7 @@ impl QueryService {
 }
 
 impl Run<'_> {
-    /// `INSERT`: planned now, run when its row count is asked for.
+    /// `INSERT`: planned now, run when its row count is asked for. Several rows of parameters are one write of all of them.
     pub(super) async fn insert(&self, statement: &Statement) -> Result<Source> {
         let (planned, catalog, table) = self.service.plan_insert(&self.planner(), statement).await?;
         let Planned { plan, state, mut catalogs } = planned;
@@ -81,7 +82,10 @@ impl Run<'_> {
             catalogs.push(table.catalog.clone());
         }
         self.tracked.set_catalogs(catalogs);
-        let plan = bind(plan, self.parameters.as_ref())?;
+        let plan = match &self.parameters {
+            Some(rows) if rows.num_rows() > 1 => bind_rows(plan, rows)?,
+            one => bind(plan, one.as_ref())?,
+        };
         let input = state.create_physical_plan(&plan).await.map_err(|error| from_datafusion(&error))?;
         let always_cluster = self.settings.always_cluster;
         Ok(self.run_write(Write { catalog, table, input, state, new_table: None, always_cluster }))
@@ -139,31 +143,44 @@ impl Run<'_> {
 async fn run(service: Arc<QueryService>, tracked: Arc<Tracked>, write: Write) -> Result<u64> {
     let Write { catalog, table, input, state, new_table, always_cluster } = write;
     let plan = write_plan(&table, input, &tracked.context.id)?;
+    let leftovers = Leftovers::new(&catalog, &table, &tracked.context.id);
     let rows = service.run_plan(Arc::clone(&tracked), plan, state, always_cluster).await?;
     let batches: Vec<RecordBatch> = rows.try_collect().await.map_err(|error| from_datafusion(&error))?;
-    let rows = commit(tracked, catalog, table, batches).await?;
+    let rows = commit(tracked, catalog, &table, None, batches, leftovers).await?;
     if let Some(new_table) = new_table {
         new_table.keep();
     }
     Ok(rows)
 }
 
-/// Commits what was written, once. It is not interrupted by a client that goes away: a commit half asked for would leave
-/// nobody who knows whether it happened.
+/// Commits what was written, once: to what is in the table, or as the whole table by a replacement. It is not interrupted by
+/// a client that goes away: a commit half asked for would leave nobody who knows whether it happened.
 pub(super) async fn commit(
     tracked: Arc<Tracked>,
     catalog: Arc<LakeCatalog>,
-    table: Arc<LoadedTable>,
+    table: &Arc<LoadedTable>,
+    replacement: Option<Replacement>,
     batches: Vec<RecordBatch>,
+    leftovers: Leftovers,
 ) -> Result<u64> {
     tracked.enter(QueryState::Finishing);
-    let files = written_files(&batches, &table)?;
+    let files = written_files(&batches, table)?;
     let rows = files.iter().map(|file| file.rows).sum();
     let bytes = files.iter().map(|file| file.bytes).sum();
-    if !files.is_empty() {
-        let query = tracked.context.id.clone();
-        let committing = tokio::spawn(async move { catalog.commit_append(&table, files, &query).await });
+    if !files.is_empty() || replacement.is_some() {
+        let (query, table) = (tracked.context.id.clone(), Arc::clone(table));
+        let committing = tokio::spawn(async move {
+            let leftovers = leftovers.without(&files);
+            let committed = match replacement {
+                Some(replacement) => catalog.commit_replace(&replacement, files, &query).await.map(Some),
+                None => catalog.commit_append(&table, files, &query).await,
+            };
+            leftovers.settle(committed.as_ref().err());
+            committed
+        });
         committing.await.map_err(|error| Error::internal("the commit stopped").with_source(error))??;
+    } else {
+        leftovers.settle(None);
     }
     tracked.count(rows, bytes);
     Ok(rows)

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ballista_core::JobId;
-use ballista_core::error::Result;
+use ballista_core::error::{BallistaError, Result};
 use ballista_core::serde::protobuf::ExecutorHeartbeat;
 use ballista_core::serde::scheduler::{ExecutorData, ExecutorMetadata};
 use ballista_scheduler::cluster::memory::InMemoryClusterState;
@@ -53,6 +53,12 @@ impl ClusterState for MemberState {
             let address = self.members.address(executor).unwrap_or_default();
             self.tasks.bound(executor, &address, task);
         }
+        // One that was thrown out meanwhile: its tasks were not in the book yet when they were taken out of it.
+        for executor in bound.iter().map(|(executor, _)| executor).collect::<HashSet<_>>() {
+            if self.members.address(executor).is_none() {
+                self.tasks.lose_executor(executor);
+            }
+        }
         Ok(bound)
     }
 
@@ -65,8 +71,12 @@ impl ClusterState for MemberState {
     async fn register_executor(&self, metadata: ExecutorMetadata, spec: ExecutorData) -> Result<()> {
         let id = metadata.id.clone();
         self.inner.register_executor(metadata, spec).await?;
-        self.members.set_registered(&id, true);
-        Ok(())
+        if self.members.set_registered(&id, true) {
+            return Ok(());
+        }
+        // Its lease ended meanwhile: nobody would throw it out again.
+        self.inner.remove_executor(&id).await?;
+        Err(BallistaError::General(format!("executor {id} has left the member list")))
     }
 
     async fn save_executor_metadata(&self, metadata: ExecutorMetadata) -> Result<()> {

@@ -1,9 +1,7 @@
-//! Whether the stages of a job read what the stages before them made: each part once.
+//! Whether the stages of a finished job have read what the stages before them made: each part once.
 //!
-//! Ballista keeps, beside a stage, where its inputs lie, and adds to that as tasks end. When a running stage is rolled back
-//! (an executor was lost that holds inputs of it), the parts that its tasks had made already stay with the stage after it,
-//! and come a second time when the stage runs again: rows are doubled. So we compare the two sides, while a job runs and,
-//! for good, before its result is given out.
+//! Ballista keeps, beside a stage, where its inputs lie, and adds to that as tasks end and takes from it as executors are
+//! lost. Where the two sides do not agree in the end, rows are missing or doubled: the answer is not given out.
 
 use std::collections::HashMap;
 
@@ -15,28 +13,13 @@ use ballista_scheduler::state::execution_stage::{ExecutionStage, StageOutput, Ta
 /// One part of a stage's output: its partition, the task that made it, and the executor that holds it.
 type Part<'a> = (usize, usize, &'a str);
 
-/// Whether no stage that has not ended reads a part that does not count, or one part twice. Parts may be missing: they are
-/// yet to be made.
-pub(super) fn inputs_are_sound(graph: &dyn ExecutionGraph) -> bool {
-    let open = |stage: &&ExecutionStage| !matches!(stage, ExecutionStage::Successful(_));
-    every_input(graph, open, |made, read| read.iter().all(|(part, times)| *times == 1 && made.contains_key(part)))
-}
-
-/// Whether every stage has read every part of its inputs once. Only a finished job can say yes. It says no, too, when a part
-/// was lost and made again after it had been read: then the query runs once more without need.
+/// Whether every stage has read every part of its inputs once. It says no, too, when a part was lost and made again after
+/// it had been read: then the query runs once more without need.
 pub(super) fn inputs_are_complete(graph: &dyn ExecutionGraph) -> bool {
-    every_input(graph, |_| true, |made, read| made == read)
-}
-
-fn every_input(
-    graph: &dyn ExecutionGraph,
-    of_stage: impl Fn(&&ExecutionStage) -> bool,
-    holds: impl Fn(&HashMap<Part<'_>, usize>, &HashMap<Part<'_>, usize>) -> bool,
-) -> bool {
-    let mut inputs = graph.stages().values().filter(of_stage).filter_map(inputs_of).flatten();
+    let mut inputs = graph.stages().values().filter_map(inputs_of).flatten();
     inputs.all(|(producer, output)| {
         let tasks = graph.stages().get(producer).and_then(ExecutionStage::task_infos);
-        holds(&made(tasks.unwrap_or_default()), &read(output))
+        made(tasks.unwrap_or_default()) == read(output)
     })
 }
 

@@ -16,6 +16,7 @@ use ballista_core::serde::protobuf::{
 };
 use futures::Stream;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -24,10 +25,11 @@ use townlake_common::{Error, ErrorCode, Result};
 use townlake_engine::network::MAX_MESSAGE_BYTES;
 use townlake_proto::control::coordinator_server::{Coordinator, CoordinatorServer};
 use townlake_proto::control::{TaskError, TaskErrorAck};
-use tracing::{debug, error, info};
+use tracing::{error, info};
 
 use super::failures::MAX_REPORT;
 use super::shared::Core;
+use super::statuses;
 use super::tasks::AttemptKey;
 
 /// Statuses that one call may carry.
@@ -51,8 +53,8 @@ pub(super) fn local_address(listener: &TcpListener) -> Result<SocketAddr> {
     .with_hint("listen on 127.0.0.1: until mTLS comes, the internal door is for loopback only"))
 }
 
-/// Serves the door until `shutdown`.
-pub(super) fn serve(core: Arc<Core>, listener: TcpListener, shutdown: CancellationToken) {
+/// Serves the door until `shutdown`. The handle ends when it is closed.
+pub(super) fn serve(core: Arc<Core>, listener: TcpListener, shutdown: CancellationToken) -> JoinHandle<()> {
     let scheduler = SchedulerGrpcServer::new(ExecutorDoor(Arc::clone(&core)))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -68,7 +70,7 @@ pub(super) fn serve(core: Arc<Core>, listener: TcpListener, shutdown: Cancellati
         if let Err(error) = server.await {
             error!(%error, "the internal door has stopped serving");
         }
-    });
+    })
 }
 
 /// Ballista's scheduler service, reduced to what executors need.
@@ -78,50 +80,17 @@ fn closed<T>(call: &str) -> Result<Response<T>, Status> {
     Err(Status::permission_denied(format!("{call} is not offered here")))
 }
 
-impl ExecutorDoor {
-    /// Lets through the statuses that count, once each, and gives the slots of their tasks back.
-    ///
-    /// What does not count is acknowledged as well, so that the executor stops repeating it.
-    async fn take_statuses(&self, params: UpdateTaskStatusParams) -> Result<(), Status> {
-        let UpdateTaskStatusParams { executor_id, task_status } = params;
-        if task_status.len() > MAX_STATUSES {
-            return Err(Status::invalid_argument(format!("more than {MAX_STATUSES} statuses in one call")));
-        }
-        let core = &self.0;
-        if core.members.address(&executor_id).is_none() {
-            debug!(executor = %executor_id, statuses = task_status.len(), "statuses of an executor that is lost or unknown dropped");
-            return Ok(());
-        }
-        let mut accepted = Vec::with_capacity(task_status.len());
-        let mut slots = 0;
-        for mut status in task_status {
-            match core.tasks.accept(&executor_id, &mut status) {
-                Some(freed) => {
-                    slots += freed;
-                    accepted.push(status);
-                }
-                None => debug!(
-                    executor = %executor_id, job = %status.job_id, stage = status.stage_id, task = status.task_id,
-                    "status dropped: it came before or belongs to nothing that runs"
-                ),
-            }
-        }
-        if accepted.is_empty() {
-            return Ok(());
-        }
-        core.state.release(vec![(executor_id.clone(), slots)]).await;
-        let params = UpdateTaskStatusParams { executor_id, task_status: accepted };
-        SchedulerGrpc::update_task_status(&core.ballista, Request::new(params)).await.map(|_| ())
-    }
-}
-
 #[tonic::async_trait]
 impl SchedulerGrpc for ExecutorDoor {
     async fn update_task_status(
         &self,
         request: Request<UpdateTaskStatusParams>,
     ) -> Result<Response<UpdateTaskStatusResult>, Status> {
-        self.take_statuses(request.into_inner()).await?;
+        let UpdateTaskStatusParams { executor_id, task_status } = request.into_inner();
+        if task_status.len() > MAX_STATUSES {
+            return Err(Status::invalid_argument(format!("more than {MAX_STATUSES} statuses in one call")));
+        }
+        statuses::take(&self.0, executor_id, task_status).await?;
         Ok(Response::new(UpdateTaskStatusResult { success: true }))
     }
 
@@ -212,8 +181,8 @@ impl Coordinator for ReportDoor {
             stage_attempt: task.stage_attempt,
             task: task.task_id,
         };
-        if self.0.tasks.is_open(&task.incarnation, &key) {
-            self.0.failures.report(&key.job, Error::from_wire(&error));
+        if let Some(partitions) = self.0.tasks.partitions(&task.incarnation, &key) {
+            self.0.failures.report(&key.job, key.stage, partitions, Error::from_wire(&error));
         }
         Ok(Response::new(TaskErrorAck {}))
     }

@@ -16,7 +16,7 @@ use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
 use tonic::transport::{Channel, Endpoint};
 use townlake_common::{Error, Result};
 use townlake_engine::codec::TownCodec;
-use townlake_engine::network::{MAX_MESSAGE_BYTES, internal_endpoint};
+use townlake_engine::network::{MAX_LAUNCH_BYTES, internal_endpoint};
 
 use super::cluster_state::MemberState;
 
@@ -63,7 +63,7 @@ pub(super) async fn start(
         executor_termination_grace_period: 0,
         // A net below the watch in `job.rs`, which ends a query without executors by its own limit.
         no_executors_grace_period_seconds: wait.as_secs().saturating_add(30),
-        grpc_client_max_message_size: u32::try_from(MAX_MESSAGE_BYTES).unwrap_or(u32::MAX),
+        grpc_client_max_message_size: u32::try_from(MAX_LAUNCH_BYTES).unwrap_or(u32::MAX),
         override_create_grpc_client_endpoint: Some(control_endpoint()),
         job_id_generator: Some(Arc::new(ChosenJobIds)),
         ..Default::default()

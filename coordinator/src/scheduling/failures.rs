@@ -14,7 +14,15 @@ const SHOWN_TEXT: usize = 600;
 
 /// The reported errors by job.
 #[derive(Debug, Default)]
-pub(super) struct Failures(Mutex<HashMap<String, Vec<Error>>>);
+pub(super) struct Failures(Mutex<HashMap<String, Vec<Failure>>>);
+
+/// The error of one task attempt.
+#[derive(Debug)]
+struct Failure {
+    stage: u32,
+    partitions: Vec<usize>,
+    error: Error,
+}
 
 impl Failures {
     /// From now on errors of this job are kept.
@@ -22,24 +30,26 @@ impl Failures {
         self.0.lock().insert(job.to_string(), Vec::new());
     }
 
-    /// Keeps an error; ignored for a job that is not open.
-    pub(super) fn report(&self, job: &str, error: Error) {
+    /// Keeps the error of an attempt at these partitions of a stage; ignored for a job that is not open.
+    pub(super) fn report(&self, job: &str, stage: u32, partitions: Vec<usize>, error: Error) {
         if let Some(errors) = self.0.lock().get_mut(job) {
             if errors.len() >= KEPT_PER_JOB {
                 errors.remove(0);
             }
-            errors.push(error);
+            errors.push(Failure { stage, partitions, error });
         }
     }
 
-    /// Whether an error of this job was reported.
-    pub(super) fn any(&self, job: &str) -> bool {
-        self.0.lock().get(job).is_some_and(|errors| !errors.is_empty())
+    /// These partitions of a stage were done in the end: what an attempt at them ran into before has failed nothing.
+    pub(super) fn forgive(&self, job: &str, stage: u32, done: &[usize]) {
+        if let Some(errors) = self.0.lock().get_mut(job) {
+            errors.retain(|failure| failure.stage != stage || !failure.partitions.iter().any(|p| done.contains(p)));
+        }
     }
 
-    /// Takes a job's errors and keeps no more.
-    pub(super) fn close(&self, job: &str) -> Vec<Error> {
-        self.0.lock().remove(job).unwrap_or_default()
+    /// Keeps no more of a job; how many errors it had.
+    pub(super) fn close(&self, job: &str) -> usize {
+        self.0.lock().remove(job).map_or(0, |errors| errors.len())
     }
 
     /// The error that failed a job, by what its tasks reported: the last one that is not a mere consequence (of an executor
@@ -50,7 +60,7 @@ impl Failures {
             ErrorCode::ExecutorLost => 1,
             _ => 2,
         };
-        self.0.lock().get(job)?.iter().max_by_key(|error| rank(error)).cloned()
+        self.0.lock().get(job)?.iter().map(|failure| &failure.error).max_by_key(|error| rank(error)).cloned()
     }
 }
 
@@ -67,21 +77,38 @@ pub(super) fn untyped(text: &str) -> Error {
 mod tests {
     use super::*;
 
+    fn report(failures: &Failures, error: Error) {
+        failures.report("j", 1, vec![0], error);
+    }
+
     #[test]
     fn the_cause_is_not_its_consequence() {
         let failures = Failures::default();
-        failures.report("j", Error::new(ErrorCode::SourceError, "not open yet"));
+        report(&failures, Error::new(ErrorCode::SourceError, "not open yet"));
         failures.open("j");
         assert!(failures.cause("j").is_none());
-        failures.report("j", Error::new(ErrorCode::ExecutorLost, "cannot be fetched"));
-        failures.report("j", Error::new(ErrorCode::Cancelled, "stopped"));
+        report(&failures, Error::new(ErrorCode::ExecutorLost, "cannot be fetched"));
+        report(&failures, Error::new(ErrorCode::Cancelled, "stopped"));
         assert_eq!(failures.cause("j").unwrap().code(), ErrorCode::ExecutorLost);
-        failures.report("j", Error::new(ErrorCode::SourceUnavailable, "a first try"));
-        failures.report("j", Error::new(ErrorCode::DataCorrupt, "file f is cut short"));
-        failures.report("j", Error::new(ErrorCode::Cancelled, "stopped"));
+        report(&failures, Error::new(ErrorCode::SourceUnavailable, "a first try"));
+        report(&failures, Error::new(ErrorCode::DataCorrupt, "file f is cut short"));
+        report(&failures, Error::new(ErrorCode::Cancelled, "stopped"));
         assert_eq!(failures.cause("j").unwrap().code(), ErrorCode::DataCorrupt);
-        assert_eq!(failures.close("j").len(), 5);
+        assert_eq!(failures.close("j"), 5);
         assert!(failures.cause("j").is_none());
+    }
+
+    #[test]
+    fn an_error_that_a_retry_made_good_is_not_the_cause() {
+        let failures = Failures::default();
+        failures.open("j");
+        failures.report("j", 1, vec![2, 3], Error::new(ErrorCode::SourceUnavailable, "a first try"));
+        failures.report("j", 2, vec![3], Error::new(ErrorCode::ExecutorLost, "cannot be fetched"));
+        failures.forgive("j", 1, &[0, 1]);
+        failures.forgive("j", 3, &[3]);
+        assert_eq!(failures.cause("j").unwrap().code(), ErrorCode::SourceUnavailable);
+        failures.forgive("j", 1, &[3, 4]);
+        assert_eq!(failures.cause("j").unwrap().code(), ErrorCode::ExecutorLost);
     }
 
     #[test]
@@ -89,10 +116,10 @@ mod tests {
         let failures = Failures::default();
         failures.open("j");
         for n in 0..KEPT_PER_JOB * 2 {
-            failures.report("j", Error::internal(format!("{n}")));
+            report(&failures, Error::internal(format!("{n}")));
         }
         assert_eq!(failures.cause("j").unwrap().message(), format!("{}", KEPT_PER_JOB * 2 - 1));
-        assert_eq!(failures.close("j").len(), KEPT_PER_JOB);
+        assert_eq!(failures.close("j"), KEPT_PER_JOB);
         assert!(untyped(&"x".repeat(10_000)).message().len() < 1000);
     }
 }

@@ -9,8 +9,8 @@ use ballista_core::serde::protobuf::scheduler_grpc_client::SchedulerGrpcClient;
 use ballista_core::serde::protobuf::{
     CancelTasksParams, CancelTasksResult, CreateUpdateSessionParams, ExecuteQueryParams, ExecutionError, FailedTask,
     GetJobStatusParams, LaunchMultiTaskParams, LaunchMultiTaskResult, LaunchTaskParams, LaunchTaskResult,
-    RemoveJobDataParams, RemoveJobDataResult, StopExecutorParams, StopExecutorResult, SuccessfulTask, TaskStatus,
-    UpdateTaskStatusParams, failed_task, task_status,
+    RemoveJobDataParams, RemoveJobDataResult, ShuffleWritePartition, StopExecutorParams, StopExecutorResult,
+    SuccessfulTask, TaskStatus, UpdateTaskStatusParams, failed_task, task_status,
 };
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
@@ -22,7 +22,8 @@ use tonic::{Code, Request, Response, Status};
 use townlake_cluster::EmbeddedMembership;
 use townlake_common::{ErrorCode, Principal};
 use townlake_proto::control::coordinator_client::CoordinatorClient;
-use townlake_proto::control::{TaskAttempt, TaskError};
+use townlake_proto::control::executor_server::{Executor, ExecutorServer};
+use townlake_proto::control::{LookParams, LookResult, TaskAttempt, TaskError};
 
 use super::*;
 
@@ -36,7 +37,16 @@ enum Asked {
     Remove(String),
 }
 
-struct Played(mpsc::UnboundedSender<Asked>);
+/// Tells what it is asked. What it has of the coordinator it has until it is told to stop it.
+#[derive(Clone)]
+struct Played(mpsc::UnboundedSender<Asked>, Arc<Mutex<LookResult>>);
+
+#[tonic::async_trait]
+impl Executor for Played {
+    async fn look(&self, _: Request<LookParams>) -> Result<Response<LookResult>, Status> {
+        Ok(Response::new(self.1.lock().clone()))
+    }
+}
 
 #[tonic::async_trait]
 impl ExecutorGrpc for Played {
@@ -55,16 +65,17 @@ impl ExecutorGrpc for Played {
     }
     async fn cancel_tasks(&self, request: Request<CancelTasksParams>) -> Result<Response<CancelTasksResult>, Status> {
         let params = request.into_inner();
-        if !params.task_infos.is_empty() {
-            let _ = self.0.send(Asked::Cancel(params));
-        }
+        self.1.lock().tasks.clear();
+        let _ = self.0.send(Asked::Cancel(params));
         Ok(Response::new(CancelTasksResult { cancelled: true }))
     }
     async fn remove_job_data(
         &self,
         request: Request<RemoveJobDataParams>,
     ) -> Result<Response<RemoveJobDataResult>, Status> {
-        let _ = self.0.send(Asked::Remove(request.into_inner().job_id));
+        let job = request.into_inner().job_id;
+        self.1.lock().jobs.retain(|held| *held != job);
+        let _ = self.0.send(Asked::Remove(job));
         Ok(Response::new(RemoveJobDataResult {}))
     }
 }
@@ -79,6 +90,11 @@ struct PlayedExecutor {
 
 impl PlayedExecutor {
     async fn start(membership: &EmbeddedMembership) -> Self {
+        Self::start_with(membership, LookResult::default()).await
+    }
+
+    /// One that has something of the coordinator already.
+    async fn start_with(membership: &EmbeddedMembership, has: LookResult) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, asked) = mpsc::unbounded_channel();
@@ -86,7 +102,10 @@ impl PlayedExecutor {
         let listener = listener.into_std().unwrap();
         process.spawn(async move {
             let incoming = TcpIncoming::from(TcpListener::from_std(listener).unwrap());
-            let server = Server::builder().add_service(ExecutorGrpcServer::new(Played(sender)));
+            let played = Played(sender, Arc::new(Mutex::new(has)));
+            let server = Server::builder()
+                .add_service(ExecutorGrpcServer::new(played.clone()))
+                .add_service(ExecutorServer::new(played));
             server.serve_with_incoming(incoming).await
         });
         let id = townlake_cluster::incarnation();
@@ -150,6 +169,33 @@ fn done(mut status: TaskStatus) -> TaskStatus {
     status
 }
 
+/// Success with a row in each of the two partitions that the next stage reads.
+fn wrote(mut status: TaskStatus) -> TaskStatus {
+    let partition = |partition_id| ShuffleWritePartition { partition_id, num_rows: 1, ..Default::default() };
+    let partitions = vec![partition(0), partition(1)];
+    status.status = Some(task_status::Status::Successful(SuccessfulTask { partitions, ..Default::default() }));
+    status
+}
+
+fn failed(mut status: TaskStatus) -> TaskStatus {
+    status.status = Some(task_status::Status::Failed(FailedTask {
+        error: "text".to_string(),
+        failed_reason: Some(failed_task::FailedReason::ExecutionError(ExecutionError {})),
+        ..Default::default()
+    }));
+    status
+}
+
+fn attempt(executor: &str, task: &TaskStatus) -> TaskAttempt {
+    TaskAttempt {
+        job_id: task.job_id.clone(),
+        stage_id: task.stage_id,
+        stage_attempt: task.stage_attempt_num,
+        task_id: task.task_id,
+        incarnation: executor.to_string(),
+    }
+}
+
 struct Town {
     membership: EmbeddedMembership,
     scheduler: Arc<Scheduler>,
@@ -173,6 +219,11 @@ impl Town {
 
     async fn door(&self) -> SchedulerGrpcClient<Channel> {
         SchedulerGrpcClient::new(self.channel().await)
+    }
+
+    async fn report(&self, executor: &PlayedExecutor, task_status: Vec<TaskStatus>) {
+        let params = UpdateTaskStatusParams { executor_id: executor.id.clone(), task_status };
+        self.door().await.update_task_status(params).await.unwrap();
     }
 
     /// Runs a plan of two stages in the background.
@@ -233,26 +284,14 @@ async fn the_reported_error_comes_back_typed_and_frees_the_slots() {
     let mut executor = PlayedExecutor::start(&town.membership).await;
     let (_, run) = town.query().await;
     let task = executor.tasks().await.remove(0);
-    let attempt = TaskAttempt {
-        job_id: task.job_id.clone(),
-        stage_id: task.stage_id,
-        stage_attempt: task.stage_attempt_num,
-        task_id: task.task_id,
-        incarnation: executor.id.clone(),
-    };
+    let attempt = attempt(&executor.id, &task);
     let error = Error::new(ErrorCode::SourceDenied, "catalog crm refused us").to_wire();
     let forged = TaskAttempt { incarnation: "somebody".to_string(), ..attempt.clone() };
     let mut reports = CoordinatorClient::new(town.channel().await);
     let wrong = Error::new(ErrorCode::DataCorrupt, "forged").to_wire();
     reports.report_task_error(TaskError { task: Some(attempt), error }).await.unwrap();
     reports.report_task_error(TaskError { task: Some(forged), error: wrong }).await.unwrap();
-    let failed = FailedTask {
-        error: "text".to_string(),
-        failed_reason: Some(failed_task::FailedReason::ExecutionError(ExecutionError {})),
-        ..Default::default()
-    };
-    let status = TaskStatus { status: Some(task_status::Status::Failed(failed)), ..task };
-    let params = UpdateTaskStatusParams { executor_id: executor.id.clone(), task_status: vec![status] };
+    let params = UpdateTaskStatusParams { executor_id: executor.id.clone(), task_status: vec![failed(task)] };
     town.door().await.update_task_status(params).await.unwrap();
     let error = tokio::time::timeout(SOON, run).await.unwrap().unwrap().err().unwrap();
     assert_eq!((error.code(), error.message()), (ErrorCode::SourceDenied, "catalog crm refused us"));
@@ -311,6 +350,93 @@ async fn tasks_of_a_dead_executor_run_elsewhere() {
     let lost = tasks.iter().find(|task| task.state == TaskState::Lost).unwrap();
     assert_eq!(lost.executor, dying.id);
     assert!(tasks.iter().any(|task| task.attempt == 2 && task.executor != dying.id && task.stage == lost.stage));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_restarted_stage_runs_into_does_not_fail_the_query() {
+    let town = Town::start("").await;
+    let mut dying = PlayedExecutor::start(&town.membership).await;
+    let (_, run) = town.query().await;
+    let first = dying.tasks().await;
+    town.report(&dying, first.into_iter().map(wrote).collect()).await;
+    let reading = dying.tasks().await;
+    let mut living = PlayedExecutor::start(&town.membership).await;
+    eventually("both executors", || town.scheduler.slots() == 4).await;
+    dying.kill();
+
+    let again = living.tasks().await;
+    let job = again[0].job_id.clone();
+    town.report(&living, again.into_iter().map(wrote).collect()).await;
+    let restarted = living.tasks().await.remove(0);
+    assert_eq!((restarted.stage_id, restarted.task_id), (reading[0].stage_id, reading[0].task_id));
+    // Rows of the first attempt, say, which the second one takes for its own.
+    let error = Error::new(ErrorCode::DataCorrupt, "a file is cut short").to_wire();
+    let report = TaskError { task: Some(attempt(&living.id, &restarted)), error };
+    CoordinatorClient::new(town.channel().await).report_task_error(report).await.unwrap();
+    town.report(&living, vec![failed(restarted)]).await;
+
+    let next = living.tasks().await;
+    assert_ne!(next[0].job_id, job, "the query runs again from its start");
+    town.report(&living, next.into_iter().map(done).collect()).await;
+    living.succeed_all(town.door().await);
+    tokio::time::timeout(SOON, run).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_arrives_though_its_call_is_given_up() {
+    let town = Town::start("").await;
+    let mut executor = PlayedExecutor::start(&town.membership).await;
+    let (_, run) = town.query().await;
+    let tasks: Vec<_> = executor.tasks().await.into_iter().map(done).collect();
+    let (core, id) = (Arc::clone(&town.scheduler.core), executor.id.clone());
+    // With its budget used up a task waits at the next lock, and is dropped there.
+    let given_up = tokio::spawn(async move {
+        while futures::poll!(std::pin::pin!(tokio::task::consume_budget())).is_ready() {}
+        let _ = futures::poll!(std::pin::pin!(statuses::take(&core, id, tasks)));
+    });
+    given_up.await.unwrap();
+    executor.succeed_all(town.door().await);
+    tokio::time::timeout(SOON, run).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_its_executor_does_not_know_runs_again() {
+    let town = Town::start("").await;
+    let mut executor = PlayedExecutor::start(&town.membership).await;
+    let (_, run) = town.query().await;
+    let sent = executor.tasks().await;
+    let core = &town.scheduler.core;
+    let known = LookResult {
+        tasks: sent.iter().map(|task| attempt(&executor.id, task)).collect(),
+        jobs: vec![sent[0].job_id.clone()],
+        ..Default::default()
+    };
+    statuses::compare(core, &executor.id, &known, std::time::Instant::now()).await;
+    assert_eq!(core.tasks.open_tasks(&sent[0].job_id), sent.len(), "what it works on goes on");
+    let reported = LookResult { reports: known.tasks, ..Default::default() };
+    statuses::compare(core, &executor.id, &reported, std::time::Instant::now()).await;
+    assert_eq!(core.tasks.open_tasks(&sent[0].job_id), sent.len(), "a report is on its way");
+
+    statuses::compare(core, &executor.id, &LookResult::default(), std::time::Instant::now()).await;
+    let again = executor.tasks().await;
+    assert_eq!(again[0].job_id, sent[0].job_id);
+    assert_ne!(again[0].task_id, sent[0].task_id);
+    town.report(&executor, again.into_iter().map(done).collect()).await;
+    executor.succeed_all(town.door().await);
+    tokio::time::timeout(SOON, run).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_executor_that_comes_back_stops_and_removes_what_is_over() {
+    let town = Town::start("").await;
+    let old = TaskAttempt { job_id: "old-1".to_string(), task_id: 7, ..Default::default() };
+    let has = LookResult { tasks: vec![old], jobs: vec!["old-1".to_string()], ..Default::default() };
+    let mut executor = PlayedExecutor::start_with(&town.membership, has).await;
+    let Asked::Cancel(cancel) = executor.next().await else { panic!("its old tasks were not stopped first") };
+    assert_eq!(cancel.task_infos[0].task_id, 7);
+    let Asked::Remove(job) = executor.next().await else { panic!("the files of an ended job were not removed") };
+    assert_eq!(job, "old-1");
+    assert_eq!(town.scheduler.slots(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

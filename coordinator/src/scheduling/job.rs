@@ -11,6 +11,7 @@ use ballista_core::serde::protobuf::JobStatus;
 use ballista_core::serde::protobuf::job_status::Status;
 use ballista_scheduler::cluster::ExecutorSlot;
 use ballista_scheduler::state::execution_graph::ExecutionGraph;
+use ballista_scheduler::state::execution_stage::ExecutionStage;
 use datafusion::execution::context::SessionContext;
 use datafusion::physical_plan::ExecutionPlan;
 use tokio::sync::mpsc;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use townlake_common::{Error, ErrorCode, QueryId, Result};
 use tracing::{debug, warn};
 
-use super::consistency::{inputs_are_complete, inputs_are_sound};
+use super::consistency::inputs_are_complete;
 use super::embed::NEXT_JOB_ID;
 use super::failures;
 use super::result::{ResultPart, result_parts};
@@ -34,9 +35,11 @@ const LOOK: Duration = Duration::from_millis(500);
 const STUCK: Duration = Duration::from_secs(20);
 /// A job that the scheduler does not know is taken for not started after this.
 const UNKNOWN: Duration = Duration::from_secs(10);
-/// So many lost executors while one job runs are its own doing: tasks that no executor can take in (a message that is too
-/// large) have healthy executors thrown out one after the other.
-const TOO_MANY_LOSSES: u64 = 16;
+/// A job that was not planned after this never will be: Ballista plans in a task of its own, whose panic nobody hears of.
+const UNPLANNED: Duration = Duration::from_secs(60);
+/// So many executors lost with tasks of one job are its own doing: tasks that no executor can take in have healthy
+/// executors thrown out one after the other.
+const TOO_MANY_LOSSES: u32 = 16;
 /// A launch that was on its way when its job was cancelled has arrived after this.
 const LATE_LAUNCH: Duration = Duration::from_secs(2);
 
@@ -82,6 +85,7 @@ impl Job {
         let id = JobId::new(format!("{query}-{run}"));
         core.tasks.open_job(id.as_str(), query);
         core.failures.open(id.as_str());
+        core.live.insert(id.to_string());
         let losses = core.members.losses();
         // Made before the job exists: if the caller goes away during the call, dropping this cancels it.
         let job = Self { core: Arc::clone(core), query: query.clone(), id, statuses, losses, settled: None };
@@ -139,25 +143,36 @@ impl Job {
     /// The safety net under the statuses that come by themselves: sees a lost status, a job that cannot go on, a cluster
     /// without executors.
     async fn look(&self, watch: &mut Watch) -> Result<Option<Status>, Ending> {
-        let losses = self.core.members.losses() - self.losses;
+        let losses = self.core.tasks.losses(self.id.as_str());
         if losses >= TOO_MANY_LOSSES {
-            let message = format!("executors were lost {losses} times while query {} ran", self.query);
+            let message = format!("executors were lost {losses} times with tasks of query {}", self.query);
             return Err(Ending::Failed(Error::new(ErrorCode::ExecutorLost, message)));
         }
         let status = self.core.status(&self.id).await.and_then(|status| status.status);
-        let disturbed = losses > 0 || self.core.failures.any(self.id.as_str());
-        if disturbed && self.core.look(&self.id, inputs_are_sound).await == Some(false) {
+        if self.core.tasks.was_restarted(self.id.as_str()) {
             return Err(self.unsound());
         }
         let ready = self.core.members.ready();
         let open = self.core.tasks.open_tasks(self.id.as_str());
         let free = self.core.tasks.slots_in_use() < self.core.members.slots();
-        let seen =
-            Seen { known: status.is_some(), running: matches!(status, Some(Status::Running(_))), ready, open, free };
+        // Without a task to send it waits for nobody's slots.
+        let can_go_on = free || (open == 0 && !self.core.look(&self.id, has_tasks_to_send).await.unwrap_or(true));
+        let seen = Seen {
+            known: status.is_some(),
+            queued: matches!(status, Some(Status::Queued(_))),
+            running: matches!(status, Some(Status::Running(_))),
+            ready,
+            open,
+            can_go_on,
+        };
         match watch.judge(&seen, Instant::now(), self.core.executor_wait) {
             Verdict::Fine => {}
             Verdict::Idle => self.core.poke().await,
             Verdict::NoExecutors => return Err(Ending::Failed(no_executors(self.core.executor_wait))),
+            Verdict::Unplanned => {
+                let message = format!("query {} was not cut into stages", self.query);
+                return Err(Ending::Failed(Error::internal(message).with_hint("the coordinator's log says why")));
+            }
             Verdict::Stuck => {
                 warn!(job = %self.id, "a query made no progress although slots are free");
                 let message =
@@ -174,21 +189,26 @@ impl Job {
         for _ in 0..200 {
             let look = |graph: &dyn ExecutionGraph| (result_parts(graph), inputs_are_complete(graph));
             if let Some((parts, complete)) = self.core.look(&self.id, look).await {
+                let sound = complete && !self.core.tasks.was_restarted(self.id.as_str());
                 self.settle().await;
-                return if complete { parts.map_err(Ending::Failed) } else { Err(self.unsound()) };
+                return if sound { parts.map_err(Ending::Failed) } else { Err(self.unsound()) };
             }
             sleep(Duration::from_millis(5)).await;
         }
         Err(Ending::Failed(Error::internal("the scheduler forgot a query that has just ended")))
     }
 
-    /// What one stage made and what another read of it do not agree any more: the answer would be wrong.
+    /// What one stage made and what another reads of it do not agree any more: the answer would be wrong.
     fn unsound(&self) -> Ending {
         let message = format!("parts of query {} were lost with an executor", self.query);
         Ending::Lost(Error::new(ErrorCode::ExecutorLost, message).with_hint("run the query again").retryable())
     }
 
     fn ending(&self, text: &str) -> Ending {
+        // What its tasks ran into then may be rows of another's, or rows that came twice.
+        if self.core.tasks.was_restarted(self.id.as_str()) {
+            return self.unsound();
+        }
         let cause = self.core.failures.cause(self.id.as_str());
         let lost = self.core.members.losses() != self.losses;
         match cause {
@@ -223,6 +243,7 @@ impl Drop for Job {
                         settle(&core, &id, &query).await
                     }
                 };
+                core.live.remove(id.as_str());
                 core.remove_data(&id).await;
                 if late_tasks {
                     sleep(LATE_LAUNCH * 2).await;
@@ -248,7 +269,11 @@ async fn end(core: &Core, id: &JobId) {
                 }
             }
             None if start.elapsed() > UNKNOWN => return,
-            // Queued: Ballista would lose a cancel before the plan has its graph.
+            // Ballista would lose a cancel before the plan has its graph.
+            Some(Status::Queued(_)) if start.elapsed() > UNPLANNED => {
+                warn!(job = %id, "a query that was never planned is given up");
+                return;
+            }
             _ => {}
         }
         sleep(Duration::from_millis(20)).await;
@@ -279,13 +304,20 @@ async fn settle(core: &Arc<Core>, id: &JobId, query: &QueryId) -> bool {
     true
 }
 
+/// Whether a job has tasks that wait for slots.
+fn has_tasks_to_send(graph: &dyn ExecutionGraph) -> bool {
+    graph.available_tasks() > 0 || graph.stages().values().any(|stage| matches!(stage, ExecutionStage::Resolved(_)))
+}
+
 /// What a look at a job shows.
 struct Seen {
     known: bool,
+    queued: bool,
     running: bool,
     ready: usize,
     open: usize,
-    free: bool,
+    /// There are slots for its next task, or it has none to send.
+    can_go_on: bool,
 }
 
 /// Since when something is not as it should be.
@@ -294,6 +326,7 @@ struct Watch {
     alone: Option<Instant>,
     idle: Option<Instant>,
     unknown: Option<Instant>,
+    queued: Option<Instant>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -301,6 +334,7 @@ enum Verdict {
     Fine,
     Idle,
     NoExecutors,
+    Unplanned,
     Stuck,
 }
 
@@ -311,11 +345,15 @@ impl Watch {
             *slot = start;
             start.map(|start| now.saturating_duration_since(start))
         };
-        let alone = since(&mut self.alone, seen.running && seen.ready == 0);
-        let idle = since(&mut self.idle, seen.running && seen.ready > 0 && seen.open == 0 && seen.free);
+        // Executors that drain are not ready, and finish what they have.
+        let alone = since(&mut self.alone, seen.running && seen.ready == 0 && seen.open == 0);
+        let idle = since(&mut self.idle, seen.running && seen.ready > 0 && seen.open == 0 && seen.can_go_on);
         let unknown = since(&mut self.unknown, !seen.known);
+        let queued = since(&mut self.queued, seen.queued);
         if alone.is_some_and(|time| time >= executor_wait) {
             Verdict::NoExecutors
+        } else if queued.is_some_and(|time| time >= UNPLANNED) {
+            Verdict::Unplanned
         } else if idle.is_some_and(|time| time >= STUCK) || unknown.is_some_and(|time| time >= UNKNOWN) {
             Verdict::Stuck
         } else if idle.is_some_and(|time| time >= LOOK) {
@@ -346,7 +384,7 @@ mod tests {
     const WAIT: Duration = Duration::from_secs(30);
 
     fn seen() -> Seen {
-        Seen { known: true, running: true, ready: 2, open: 3, free: true }
+        Seen { known: true, queued: false, running: true, ready: 2, open: 3, can_go_on: true }
     }
 
     #[test]
@@ -358,18 +396,28 @@ mod tests {
         assert_eq!(watch.judge(&idle, start + STUCK, WAIT), Verdict::Stuck);
         assert_eq!(watch.judge(&seen(), start + STUCK, WAIT), Verdict::Fine, "a task was sent");
         assert_eq!(watch.judge(&idle, start + STUCK * 2, WAIT), Verdict::Fine, "the time starts anew");
-        let full = Seen { open: 0, free: false, ..seen() };
+        let full = Seen { open: 0, can_go_on: false, ..seen() };
         assert_eq!(watch.judge(&full, start + STUCK * 9, WAIT), Verdict::Fine, "others hold all slots");
     }
 
     #[test]
     fn without_executors_a_job_waits_for_the_configured_time() {
         let (mut watch, start) = (Watch::default(), Instant::now());
-        let alone = Seen { ready: 0, open: 0, free: false, ..seen() };
+        let alone = Seen { ready: 0, open: 0, can_go_on: false, ..seen() };
         assert_eq!(watch.judge(&alone, start, WAIT), Verdict::Fine);
         assert_eq!(watch.judge(&alone, start + WAIT - LOOK, WAIT), Verdict::Fine);
         assert_eq!(watch.judge(&alone, start + WAIT, WAIT), Verdict::NoExecutors);
-        let queued = Seen { running: false, ..alone };
-        assert_eq!(watch.judge(&queued, start + WAIT * 2, WAIT), Verdict::Fine);
+        let draining = Seen { open: 1, ..alone };
+        assert_eq!(watch.judge(&draining, start + WAIT * 2, WAIT), Verdict::Fine, "who drains finishes its tasks");
+    }
+
+    #[test]
+    fn a_job_that_is_never_planned_ends() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        let queued = Seen { queued: true, running: false, ready: 0, open: 0, can_go_on: true, known: true };
+        assert_eq!(watch.judge(&queued, start, WAIT), Verdict::Fine);
+        assert_eq!(watch.judge(&queued, start + UNPLANNED - LOOK, WAIT), Verdict::Fine);
+        assert_eq!(watch.judge(&queued, start + UNPLANNED, WAIT), Verdict::Unplanned);
+        assert_eq!(watch.judge(&seen(), start + UNPLANNED, WAIT), Verdict::Fine);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ballista_core::BALLISTA_PROTOCOL_VERSION;
 use ballista_core::serde::protobuf::scheduler_grpc_server::SchedulerGrpc;
@@ -16,6 +16,7 @@ use townlake_common::{Error, Result};
 use tracing::{debug, info, warn};
 
 use super::shared::{Core, Probe, host_and_port};
+use super::statuses;
 
 /// How often an executor is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -26,6 +27,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 const REFUSALS: u32 = 2;
 /// How long one registration may take.
 const REGISTER: Duration = Duration::from_secs(5);
+/// A task that its executor does not know is lost after this: longer than a launch may be on its way.
+const UNKNOWN_TASK: Duration = Duration::from_secs(20);
 /// The pause before a watch that ended is taken up again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -125,6 +128,7 @@ impl Links {
             self.core.drop_executor(incarnation, "its lease has ended").await;
         }
         self.core.members.forget(incarnation);
+        self.core.forget_connections(incarnation);
     }
 }
 
@@ -135,9 +139,16 @@ async fn keep(core: Arc<Core>, incarnation: String, stop: CancellationToken) {
         let Some(member) = core.members.get(&incarnation).filter(|member| !member.stopped) else { return };
         let wait = if member.registered {
             pause = FIRST_PAUSE;
+            let asked = Instant::now();
             match core.probe(&incarnation).await {
                 Probe::Unreachable => refusals += 1,
-                Probe::Answers | Probe::Slow => refusals = 0,
+                Probe::Slow => refusals = 0,
+                Probe::Answers(seen) => {
+                    refusals = 0;
+                    if let Some(sent_before) = asked.checked_sub(UNKNOWN_TASK) {
+                        statuses::compare(&core, &incarnation, &seen, sent_before).await;
+                    }
+                }
             }
             if refusals >= REFUSALS {
                 info!(executor = %incarnation, "executor is gone: its door is closed");
@@ -168,10 +179,15 @@ async fn keep(core: Arc<Core>, incarnation: String, stop: CancellationToken) {
     }
 }
 
-/// Registers an executor that answers.
+/// Registers an executor that answers and does nothing any more of what it was given before it was lost: that is done
+/// elsewhere, under the same names.
 async fn take_in(core: &Core, node: &Node) -> Result<()> {
-    if core.probe(&node.incarnation).await != Probe::Answers {
+    let Probe::Answers(seen) = core.probe(&node.incarnation).await else {
         return Err(Error::internal(format!("nobody answers at {}", node.address)));
+    };
+    if !seen.tasks.is_empty() {
+        core.stop_old_tasks(&node.incarnation, &seen.tasks).await;
+        return Err(Error::internal("it still works on tasks of the time before it was lost"));
     }
     let params = RegisterExecutorParams { metadata: Some(registration(node)?) };
     let register = SchedulerGrpc::register_executor(&core.ballista, Request::new(params));

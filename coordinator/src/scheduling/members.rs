@@ -82,15 +82,17 @@ impl Members {
         known
     }
 
-    /// Ballista has taken the executor in, or thrown it out.
-    pub(super) fn set_registered(&self, incarnation: &str, registered: bool) {
-        if let Some(member) = self.executors.write().get_mut(incarnation) {
+    /// Ballista has taken the executor in, or thrown it out; false when it is not listed.
+    pub(super) fn set_registered(&self, incarnation: &str, registered: bool) -> bool {
+        let known = self.executors.write().get_mut(incarnation).is_some_and(|member| {
             if member.registered && !registered {
                 self.losses.fetch_add(1, Ordering::SeqCst);
             }
             member.registered = registered;
-        }
+            true
+        });
         self.touch();
+        known
     }
 
     /// The executor said that it stops.

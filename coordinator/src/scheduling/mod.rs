@@ -5,7 +5,8 @@
 //!
 //! - `members`, `links`: executors come from membership, a live lease is the sign of life, a closed door a quick sign of death.
 //! - `tasks`, `cluster_state`: a ledger of task attempts, by which statuses are judged and slots are given back.
-//! - `door`: the internal port, which lets two of Ballista's calls through, and the reports of typed errors.
+//! - `door`, `statuses`: the internal port, which lets two of Ballista's calls through, and the reports of typed errors; and
+//!   the comparison of the ledger with what executors say.
 //! - `job`: one submission, with a watch under it for what the statuses do not tell; it always ends and cleans up.
 //! - `consistency`: no stage reads a part of another twice, or not at all, after the loss of an executor.
 //! - `result`: the files of the attempts that count, streamed with back-pressure; no row is given out twice.
@@ -26,6 +27,7 @@ mod queries;
 mod result;
 mod shared;
 mod stages;
+mod statuses;
 mod tasks;
 
 use std::net::SocketAddr;
@@ -68,9 +70,14 @@ pub struct Scheduler {
     address: SocketAddr,
     incarnation: String,
     runs: AtomicU64,
+    door: JoinHandle<()>,
+    seat: Place,
     /// Ends when the coordinator has left the member list.
     leaving: Mutex<Option<JoinHandle<()>>>,
 }
+
+/// The coordinator's place on the member list, until it leaves.
+type Place = Arc<Mutex<Option<Box<dyn Seat>>>>;
 
 /// What a query holds until its last row is read: its place, and its context with the pins in it.
 type Held = (Run, OwnedSemaphorePermit, Arc<QueryContext>);
@@ -92,13 +99,13 @@ impl Scheduler {
         let state = Arc::new(MemberState::new(Arc::clone(&members), Arc::clone(&tasks)));
         let wait = config.limits.executor_wait;
         let (ballista, jobs) = embed::start(address.to_string(), &incarnation, wait, Arc::clone(&state)).await?;
-        let core = Arc::new(Core::new(ballista, jobs, state, members, Arc::clone(&tasks), wait));
+        let core = Arc::new(Core::new(ballista, jobs, state, members, Arc::clone(&tasks), address.to_string(), wait));
 
-        door::serve(Arc::clone(&core), internal, shutdown.clone());
+        let door = door::serve(Arc::clone(&core), internal, shutdown.clone());
         links::follow(&core, &membership, &shutdown);
-        let seat = membership.join(record(incarnation.clone(), address)).await?;
+        let seat = Arc::new(Mutex::new(Some(membership.join(record(incarnation.clone(), address)).await?)));
         info!(%address, "the internal door listens");
-        let leaving = Mutex::new(Some(tokio::spawn(leave(seat, shutdown))));
+        let leaving = Mutex::new(Some(tokio::spawn(leave(Arc::clone(&seat), shutdown))));
 
         let admission = Arc::new(Semaphore::new(config.limits.concurrent_queries.clamp(1, Semaphore::MAX_PERMITS)));
         Ok(Arc::new(Self {
@@ -108,8 +115,15 @@ impl Scheduler {
             address,
             incarnation,
             runs: AtomicU64::new(1),
+            door,
+            seat,
             leaving,
         }))
+    }
+
+    /// Whether executors can report to this coordinator and it is on the member list for certain.
+    pub fn is_ready(&self) -> bool {
+        !self.door.is_finished() && self.seat.lock().as_ref().is_some_and(|seat| seat.is_held())
     }
 
     /// Waits, after the shutdown was asked for, until the coordinator is off the member list: a process that ends before
@@ -281,9 +295,12 @@ fn record(incarnation: String, address: SocketAddr) -> Node {
     }
 }
 
-async fn leave(seat: Box<dyn Seat>, shutdown: CancellationToken) {
+async fn leave(seat: Place, shutdown: CancellationToken) {
     shutdown.cancelled().await;
-    if let Err(error) = seat.leave().await {
+    let seat = seat.lock().take();
+    if let Some(seat) = seat
+        && let Err(error) = seat.leave().await
+    {
         warn!(%error, "the coordinator could not leave the member list; its lease will end");
     }
 }

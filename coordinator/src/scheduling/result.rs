@@ -18,16 +18,17 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use townlake_common::{Error, QueryId, Result};
-use townlake_engine::batches::compact;
+use townlake_engine::batches::{compact, used_bytes};
 use townlake_engine::error::{from_datafusion, to_datafusion};
 use tracing::warn;
 
 use super::job::{Job, cancelled};
 use super::shared::{Core, lost};
 
-/// Results up to this size, in bytes as written, are read whole before the first row goes out: until then a lost executor
-/// costs a second run and no error.
+/// Results up to this size are read whole before the first row goes out: until then a lost executor costs a second run and
+/// no error. In bytes as written, and again in bytes as read: what is written is compressed, a thousandfold at times.
 const SMALL: u64 = 4 << 20;
+const SMALL_READ: u64 = 4 * SMALL;
 /// Rows of a batch that goes to a door.
 const BATCH_ROWS: usize = 8192;
 /// How long an executor may take to begin with a part.
@@ -85,6 +86,25 @@ fn parts_of_stage(graph: &dyn ExecutionGraph, stage: &SuccessfulStage) -> Result
     Ok(parts)
 }
 
+/// How much of a result is read ahead.
+struct Ahead {
+    /// Whether the result is small, as written.
+    whole: bool,
+    read: u64,
+}
+
+impl Ahead {
+    fn new(parts: &VecDeque<ResultPart>) -> Self {
+        Self { whole: parts.iter().map(|part| part.bytes).fold(0, u64::saturating_add) <= SMALL, read: 0 }
+    }
+
+    fn goes_on_after(&mut self, batch: &RecordBatch) -> bool {
+        let bytes = used_bytes(batch).unwrap_or_else(|_| batch.get_array_memory_size());
+        self.read = self.read.saturating_add(bytes as u64);
+        self.whole && self.read <= SMALL_READ
+    }
+}
+
 /// Reads the parts one after the other, as fast as its consumer asks.
 pub(super) struct ResultReader<H> {
     core: Arc<Core>,
@@ -124,10 +144,11 @@ impl<H: Send + 'static> ResultReader<H> {
                 return Err(lost(&part.executor));
             }
         }
-        let whole = self.parts.iter().map(|part| part.bytes).fold(0, u64::saturating_add) <= SMALL;
+        let mut ahead = Ahead::new(&self.parts);
         while let Some(batch) = self.read().await? {
+            let go_on = ahead.goes_on_after(&batch);
             self.ready.push_back(batch);
-            if !whole {
+            if !go_on {
                 break;
             }
         }
@@ -239,6 +260,22 @@ mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
 
     use super::*;
+
+    fn part(bytes: u64) -> ResultPart {
+        let partition = PartitionId::new(&"job".to_string().into(), 1, 0);
+        ResultPart { executor: "a".to_string(), partition, file: None, layout: ShuffleLayout::Passthrough, bytes }
+    }
+
+    #[test]
+    fn what_was_compressed_well_is_not_read_ahead_whole() {
+        let zeros: arrow::array::ArrayRef = Arc::new(Int64Array::from(vec![0; 1 << 20]));
+        let batch = RecordBatch::try_from_iter([("n", zeros)]).unwrap();
+        let mut ahead = Ahead::new(&VecDeque::from([part(1000), part(1000)]));
+        assert!(ahead.goes_on_after(&batch.slice(0, 1000)));
+        assert!(ahead.goes_on_after(&batch));
+        assert!(!ahead.goes_on_after(&batch), "16 MB came out of 2000 bytes");
+        assert!(!Ahead::new(&VecDeque::from([part(SMALL), part(1)])).goes_on_after(&batch.slice(0, 1)));
+    }
 
     #[test]
     fn a_batch_takes_the_schema_of_the_plan_or_is_refused() {

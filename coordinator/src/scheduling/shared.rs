@@ -13,12 +13,14 @@ use ballista_core::serde::protobuf::{
 };
 use ballista_scheduler::cluster::JobState;
 use ballista_scheduler::state::execution_graph::ExecutionGraph;
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use futures::future::join_all;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_engine::network::{MAX_MESSAGE_BYTES, split_address};
+use townlake_proto::control::executor_client::ExecutorClient;
+use townlake_proto::control::{LookParams, LookResult, TaskAttempt};
 use tracing::{debug, warn};
 
 use super::cluster_state::MemberState;
@@ -43,20 +45,24 @@ pub(super) struct Core {
     pub tasks: Arc<TaskBook>,
     pub failures: Failures,
     pub history: History,
+    /// The jobs whose files are still wanted: from before their submission until their result was read.
+    pub live: DashSet<String>,
+    /// Where executors report to, as it stands in their launches.
+    pub address: String,
     /// How long a query may be without any executor.
     pub executor_wait: Duration,
-    controls: DashMap<String, ExecutorGrpcClient<Channel>>,
+    controls: DashMap<String, Channel>,
     readers: DashMap<String, BallistaClient>,
 }
 
 /// What a probe of an executor says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Probe {
-    /// It answers.
-    Answers,
+    /// It answers: this is what it has of us.
+    Answers(LookResult),
     /// It holds the connection and does not answer in time: busy, or stopped. Its lease will tell.
     Slow,
-    /// Nobody is there.
+    /// Nobody is there, or another process under its address.
     Unreachable,
 }
 
@@ -67,6 +73,7 @@ impl Core {
         state: Arc<MemberState>,
         members: Arc<Members>,
         tasks: Arc<TaskBook>,
+        address: String,
         executor_wait: Duration,
     ) -> Self {
         Self {
@@ -77,6 +84,8 @@ impl Core {
             tasks,
             failures: Failures::default(),
             history: History::default(),
+            live: DashSet::new(),
+            address,
             executor_wait,
             controls: DashMap::new(),
             readers: DashMap::new(),
@@ -85,12 +94,17 @@ impl Core {
 
     /// Throws an executor out: its tasks run elsewhere.
     pub(super) async fn drop_executor(&self, incarnation: &str, reason: &str) {
-        self.controls.remove(incarnation);
-        self.readers.remove(incarnation);
+        self.forget_connections(incarnation);
         let params = ExecutorStoppedParams { executor_id: incarnation.to_string(), reason: reason.to_string() };
         if let Err(error) = SchedulerGrpc::executor_stopped(&self.ballista, Request::new(params)).await {
             warn!(executor = incarnation, %error, "the scheduler could not be told that an executor is gone");
         }
+    }
+
+    /// Forgets the connections to an executor that is gone.
+    pub(super) fn forget_connections(&self, incarnation: &str) {
+        self.controls.remove(incarnation);
+        self.readers.remove(incarnation);
     }
 
     /// Makes Ballista look for tasks to send. It does so by itself after most events, and not after a cancelled job.
@@ -124,26 +138,50 @@ impl Core {
         Some(look(graph.as_ref()))
     }
 
-    fn control(&self, incarnation: &str) -> Result<ExecutorGrpcClient<Channel>> {
-        if let Some(client) = self.controls.get(incarnation) {
-            return Ok(client.clone());
+    fn channel(&self, incarnation: &str) -> Result<Channel> {
+        if let Some(channel) = self.controls.get(incarnation) {
+            return Ok(channel.clone());
         }
         let member = self.members.get(incarnation).ok_or_else(|| lost(incarnation))?;
-        let client = ExecutorGrpcClient::new(embed::control_channel(&member.node.address)?)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES);
-        self.controls.insert(incarnation.to_string(), client.clone());
-        Ok(client)
+        let channel = embed::control_channel(&member.node.address)?;
+        self.controls.insert(incarnation.to_string(), channel.clone());
+        if self.members.get(incarnation).is_none() {
+            // it left meanwhile, and its connections were forgotten before
+            self.controls.remove(incarnation);
+        }
+        Ok(channel)
     }
 
-    /// Asks an executor for nothing, to see whether it is there.
+    fn control(&self, incarnation: &str) -> Result<ExecutorGrpcClient<Channel>> {
+        let client = ExecutorGrpcClient::new(self.channel(incarnation)?);
+        Ok(client.max_encoding_message_size(MAX_MESSAGE_BYTES).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    /// Asks an executor what it has of us, to see whether it is there.
     pub(super) async fn probe(&self, incarnation: &str) -> Probe {
-        let Ok(mut client) = self.control(incarnation) else { return Probe::Unreachable };
-        let nothing = CancelTasksParams { task_infos: Vec::new() };
-        match tokio::time::timeout(CALL, client.cancel_tasks(nothing)).await {
-            Err(_) => Probe::Slow,
-            Ok(Err(status)) if status.code() == Code::Unavailable => Probe::Unreachable,
-            Ok(_) => Probe::Answers,
+        let Ok(channel) = self.channel(incarnation) else { return Probe::Unreachable };
+        let mut client = ExecutorClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let params = LookParams { incarnation: incarnation.to_string(), coordinator: self.address.clone() };
+        match tokio::time::timeout(CALL, client.look(params)).await {
+            Ok(Ok(seen)) => Probe::Answers(seen.into_inner()),
+            Ok(Err(status)) if matches!(status.code(), Code::Unavailable | Code::FailedPrecondition) => {
+                Probe::Unreachable
+            }
+            Ok(Err(_)) | Err(_) => Probe::Slow,
+        }
+    }
+
+    /// Stops what an executor still does of the time before it was lost.
+    pub(super) async fn stop_old_tasks(&self, incarnation: &str, tasks: &[TaskAttempt]) {
+        let Ok(mut client) = self.control(incarnation) else { return };
+        let old = tasks.iter().map(|task| RunningTaskInfo {
+            task_id: task.task_id,
+            job_id: task.job_id.clone(),
+            stage_id: task.stage_id,
+        });
+        let call = client.cancel_tasks(CancelTasksParams { task_infos: old.collect() });
+        if !matches!(tokio::time::timeout(CALL, call).await, Ok(Ok(_))) {
+            debug!(executor = incarnation, "an executor did not confirm that it stops old tasks");
         }
     }
 
@@ -166,16 +204,20 @@ impl Core {
         .await;
     }
 
-    /// Tells every executor, also those that drain, to remove a job's files.
+    /// Tells every executor, also those that drain, to remove a job's files. One that does not hear it is told again when it
+    /// says that it has them (`statuses.rs`).
     pub(super) async fn remove_data(&self, job: &JobId) {
-        join_all(self.members.registered().into_iter().map(|node| async move {
-            let Ok(mut client) = self.control(&node.incarnation) else { return };
-            let params = RemoveJobDataParams { job_id: job.to_string(), remove_stage_ids: Vec::new() };
-            if !matches!(tokio::time::timeout(CALL, client.remove_job_data(params)).await, Ok(Ok(_))) {
-                debug!(executor = %node.incarnation, %job, "an executor did not confirm that it removed a job's files");
-            }
-        }))
-        .await;
+        let executors = self.members.registered();
+        join_all(executors.iter().map(|node| self.remove_data_on(&node.incarnation, job.as_str()))).await;
+    }
+
+    /// Tells one executor to remove a job's files.
+    pub(super) async fn remove_data_on(&self, incarnation: &str, job: &str) {
+        let Ok(mut client) = self.control(incarnation) else { return };
+        let params = RemoveJobDataParams { job_id: job.to_string(), remove_stage_ids: Vec::new() };
+        if !matches!(tokio::time::timeout(CALL, client.remove_job_data(params)).await, Ok(Ok(_))) {
+            debug!(executor = incarnation, job, "an executor did not confirm that it removed a job's files");
+        }
     }
 
     /// The connection over which results are read from an executor.
@@ -202,6 +244,9 @@ impl Core {
         .await
         .map_err(|error| lost(incarnation).with_source(error))?;
         self.readers.insert(incarnation.to_string(), client.clone());
+        if self.members.get(incarnation).is_none() {
+            self.readers.remove(incarnation);
+        }
         Ok(client)
     }
 

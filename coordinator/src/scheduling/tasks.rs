@@ -4,7 +4,8 @@
 //! which slots are given back, and it is the history behind `system.runtime.tasks`. Ballista itself forgets both: it
 //! appends the output of a status that comes twice, and it loses the slots of tasks whose stage was rolled back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Instant;
 
 use ballista_core::serde::protobuf::{TaskStatus, failed_task::FailedReason, task_status};
 use ballista_scheduler::state::execution_graph::TaskDescription;
@@ -89,7 +90,19 @@ pub(super) struct OpenTask {
     pub slots: u32,
     pub stage: u32,
     pub task: u32,
+    /// The partitions of the stage that it covers.
+    partitions: Vec<usize>,
+    since: Instant,
     row: usize,
+}
+
+/// A status that counts.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Accepted {
+    /// The slots to give back.
+    pub slots: u32,
+    /// The partitions of the stage that are done by it.
+    pub done: Vec<usize>,
 }
 
 /// See the module.
@@ -111,6 +124,11 @@ struct JobPage {
     query: QueryId,
     /// Length of the operator metrics by stage and stage attempt: Ballista drops a batch of statuses whose lengths differ.
     metrics: HashMap<(u32, u32), usize>,
+    /// The stage attempt of each task, by stage and task.
+    launched: HashMap<(u32, u32), u32>,
+    restarted: bool,
+    /// Executors that were lost while they had tasks of it.
+    losses: u32,
 }
 
 #[derive(Debug, Default)]
@@ -124,7 +142,7 @@ impl TaskBook {
     /// Opens the page of a job.
     pub(super) fn open_job(&self, job: &str, query: &QueryId) {
         let mut book = self.0.lock();
-        book.jobs.insert(job.to_string(), JobPage { query: query.clone(), metrics: HashMap::new() });
+        book.jobs.insert(job.to_string(), JobPage::new(query));
         book.queries.entry(query.clone()).or_default();
     }
 
@@ -142,7 +160,10 @@ impl TaskBook {
     fn open_task(&self, key: AttemptKey, executor: &str, address: &str, partitions: &[usize], slots: u32) {
         let mut guard = self.0.lock();
         let book = &mut *guard;
-        let Some(query) = book.jobs.get(&key.job).map(|page| page.query.clone()) else { return };
+        let Some(job) = book.jobs.get_mut(&key.job) else { return };
+        let before = job.launched.insert((key.stage, key.task), key.stage_attempt);
+        job.restarted |= before.is_some_and(|attempt| attempt != key.stage_attempt);
+        let query = job.query.clone();
         let page = book.queries.entry(query.clone()).or_default();
         let mut attempt = 1;
         for partition in partitions {
@@ -165,19 +186,40 @@ impl TaskBook {
             rows: None,
             bytes: None,
         });
-        book.open.insert(key, OpenTask { executor: executor.to_string(), slots, stage, task, row });
+        let (executor, partitions, since) = (executor.to_string(), partitions.to_vec(), Instant::now());
+        book.open.insert(key, OpenTask { executor, slots, stage, task, partitions, since, row });
     }
 
-    /// Whether this attempt was sent to this executor and has no status yet.
-    pub(super) fn is_open(&self, executor: &str, key: &AttemptKey) -> bool {
-        self.0.lock().open.get(key).is_some_and(|task| task.executor == executor)
+    /// Whether a stage of this job was begun anew after some of its tasks had been sent. Ballista then counts its tasks from
+    /// nought again. What the first ones wrote still lies under the same names, where a reader on the same executor takes it
+    /// for the output of the second ones, and what they reported stays with the stage that reads it.
+    pub(super) fn was_restarted(&self, job: &str) -> bool {
+        self.0.lock().jobs.get(job).is_some_and(|page| page.restarted)
     }
 
-    /// Judges a status. The slots to give back when it is the first terminal status of an attempt that is open on that
-    /// executor; `None` when it must be dropped: a duplicate, a stranger's, or of something that has ended.
+    /// The partitions of an attempt that was sent to this executor and has no status yet.
+    pub(super) fn partitions(&self, executor: &str, key: &AttemptKey) -> Option<Vec<usize>> {
+        let book = self.0.lock();
+        book.open.get(key).filter(|task| task.executor == executor).map(|task| task.partitions.clone())
+    }
+
+    /// The attempts that were sent to this executor before `time` and have no status yet.
+    pub(super) fn open_since(&self, executor: &str, time: Instant) -> Vec<AttemptKey> {
+        let book = self.0.lock();
+        let old = book.open.iter().filter(|(_, task)| task.executor == executor && task.since <= time);
+        old.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The executors that were lost while they had tasks of this job.
+    pub(super) fn losses(&self, job: &str) -> u32 {
+        self.0.lock().jobs.get(job).map_or(0, |page| page.losses)
+    }
+
+    /// Judges a status. What follows of it when it is the first terminal status of an attempt that is open on that executor;
+    /// `None` when it must be dropped: a duplicate, a stranger's, or of something that has ended.
     ///
     /// An accepted status is made safe for Ballista, which panics or drops a whole batch on some contents.
-    pub(super) fn accept(&self, executor: &str, status: &mut TaskStatus) -> Option<u32> {
+    pub(super) fn accept(&self, executor: &str, status: &mut TaskStatus) -> Option<Accepted> {
         let key = AttemptKey {
             job: status.job_id.clone(),
             stage: status.stage_id,
@@ -214,7 +256,8 @@ impl TaskBook {
             let query = page.query.clone();
             book.end_row(&query, task.row, state, rows, bytes);
         }
-        Some(task.slots)
+        let done = if state == TaskState::Finished { task.partitions } else { Vec::new() };
+        Some(Accepted { slots: task.slots, done })
     }
 
     /// An executor is gone: its open attempts are lost, and so is any status that it may still send for them.
@@ -222,6 +265,11 @@ impl TaskBook {
         let mut guard = self.0.lock();
         let book = &mut *guard;
         let lost: Vec<_> = book.open.extract_if(|_, task| task.executor == executor).collect();
+        for job in lost.iter().map(|(key, _)| key.job.as_str()).collect::<HashSet<_>>() {
+            if let Some(page) = book.jobs.get_mut(job) {
+                page.losses += 1;
+            }
+        }
         for (key, task) in lost {
             if let Some(query) = book.jobs.get(&key.job).map(|page| page.query.clone()) {
                 book.end_row(&query, task.row, TaskState::Lost, None, None);
@@ -274,6 +322,12 @@ impl TaskBook {
         let mut pages: Vec<_> = book.queries.iter().collect();
         pages.sort_unstable_by(|a, b| a.0.cmp(b.0));
         pages.into_iter().flat_map(|(_, page)| page.rows.iter().cloned()).collect()
+    }
+}
+
+impl JobPage {
+    fn new(query: &QueryId) -> Self {
+        Self { query: query.clone(), metrics: HashMap::new(), launched: HashMap::new(), restarted: false, losses: 0 }
     }
 }
 
@@ -338,7 +392,7 @@ mod tests {
         assert_eq!(book.accept("b", &mut success(0)), None, "another executor's task");
         assert_eq!(book.accept("a", &mut success(9)), None, "no such task");
         let mut first = success(0);
-        assert_eq!(book.accept("a", &mut first), Some(2));
+        assert_eq!(book.accept("a", &mut first), Some(Accepted { slots: 2, done: vec![0, 1] }));
         let Some(task_status::Status::Successful(done)) = first.status else { panic!("success expected") };
         assert_eq!(done.executor_id, "a", "a status cannot name another executor");
         assert_eq!(book.accept("a", &mut success(0)), None, "the same again");
@@ -359,7 +413,7 @@ mod tests {
         let mut other_attempt = success(0);
         other_attempt.stage_attempt_num = 1;
         assert_eq!(book.accept("a", &mut other_attempt), None);
-        assert_eq!(book.accept("a", &mut success(0)), Some(1), "the real one still counts");
+        assert!(book.accept("a", &mut success(0)).is_some(), "the real one still counts");
     }
 
     #[test]
@@ -393,13 +447,43 @@ mod tests {
     }
 
     #[test]
+    fn a_job_counts_the_losses_that_it_had_part_in() {
+        let (book, query) = book();
+        book.open_job("other", &query);
+        let of_other = AttemptKey { job: "other".to_string(), ..key(0, 0) };
+        for _ in 0..3 {
+            for task in 0..4 {
+                send(&book, "a", key(0, task), &[task as usize]);
+            }
+            book.lose_executor("a");
+        }
+        send(&book, "b", of_other, &[0]);
+        book.lose_executor("c");
+        assert_eq!((book.losses(JOB), book.losses("other")), (3, 0));
+    }
+
+    #[test]
+    fn a_stage_that_counts_its_tasks_anew_was_restarted() {
+        let (book, _) = book();
+        send(&book, "a", key(0, 0), &[0]);
+        send(&book, "a", key(0, 1), &[1]);
+        send(&book, "b", key(1, 2), &[1]);
+        assert!(!book.was_restarted(JOB), "lost tasks run again under new numbers");
+        send(&book, "b", key(1, 0), &[0]);
+        assert!(book.was_restarted(JOB));
+        book.close_job(JOB);
+        assert!(!book.was_restarted(JOB));
+    }
+
+    #[test]
     fn a_job_that_ends_gives_its_slots_back() {
         let (book, _) = book();
         send(&book, "a", key(0, 0), &[0, 1]);
         send(&book, "b", key(0, 1), &[2]);
         let failed =
             FailedTask { failed_reason: Some(FailedReason::ExecutionError(ExecutionError {})), ..Default::default() };
-        assert_eq!(book.accept("b", &mut status(1, Some(task_status::Status::Failed(failed)))), Some(1));
+        let accepted = book.accept("b", &mut status(1, Some(task_status::Status::Failed(failed))));
+        assert_eq!(accepted, Some(Accepted { slots: 1, done: Vec::new() }));
         let open = book.close_job(JOB);
         assert_eq!(open.iter().map(|t| (t.executor.as_str(), t.slots)).collect::<Vec<_>>(), [("a", 2)]);
         assert_eq!(book.slots_in_use(), 0);

@@ -92,7 +92,7 @@ fn queries(queries: &[QueryInfo]) -> Result<RecordBatch> {
     build(vec![
         ("id", text(queries.iter().map(|query| Some(query.id.as_str())))),
         ("user", text(queries.iter().map(|query| Some(query.user.as_str())))),
-        ("sql", text(queries.iter().map(|query| Some(query.sql.as_str())))),
+        ("sql", text(queries.iter().map(|query| Some(&*query.sql)))),
         ("state", text(queries.iter().map(|query| Some(query.state.as_str())))),
         ("code", text(queries.iter().map(|query| query.code.map(|code| code.as_str())))),
         ("created", times(queries.iter().map(|query| Some(query.created.timestamp_micros())))),

@@ -27,6 +27,8 @@ struct Server {
     lost: AtomicUsize,
     /// Commits that are answered by 409 without happening.
     conflicts: AtomicUsize,
+    /// Commits that are answered by 409 after they happened: a proxy on the way sent them twice.
+    doubled: AtomicUsize,
     /// Loads that are answered by 404 although the table is there.
     hidden: AtomicUsize,
     /// Token requests that are answered by 503.
@@ -133,6 +135,7 @@ async fn commit(
     let base = server.sql.load(&name).await.unwrap().unwrap();
     match server.sql.commit(&name, &base, requirements, updates).await {
         CommitOutcome::Committed if take(&server.lost) => error(503),
+        CommitOutcome::Committed if take(&server.doubled) => error(409),
         CommitOutcome::Committed => ok(json!({})),
         CommitOutcome::Conflict(_) => error(409),
         other => panic!("{other:?}"),
@@ -142,8 +145,8 @@ async fn commit(
 async fn start(lake: &Lake, lost: usize, conflicts: usize) -> (Arc<Server>, Arc<LakeCatalog>) {
     let (sql, _) = lake.sql().await;
     let counter = AtomicUsize::new;
-    let (tokens, hidden, busy) = (counter(0), counter(0), counter(0));
-    let server = Server { sql, tokens, lost: counter(lost), conflicts: counter(conflicts), hidden, busy };
+    let (tokens, hidden, busy, doubled) = (counter(0), counter(0), counter(0), counter(0));
+    let server = Server { sql, tokens, lost: counter(lost), conflicts: counter(conflicts), doubled, hidden, busy };
     let server = Arc::new(server);
     let prefix = "/api/v1/my/prefix/namespaces";
     let router = Router::new()
@@ -200,6 +203,20 @@ async fn conflicts_are_retried_and_lost_answers_looked_up() {
     assert_eq!((server.lost.load(Ordering::SeqCst), server.conflicts.load(Ordering::SeqCst)), (0, 0), "faults fired");
     let table = rest.load("s", "t", None).await.unwrap().unwrap();
     assert_eq!((table.snapshot_id(), table.metadata.snapshots().len()), (id, 1));
+}
+
+#[tokio::test]
+async fn a_conflict_with_ourselves_is_a_commit() {
+    let lake = Lake::create(&[("id", DataType::Int64)], &[]).await;
+    let (server, rest) = start(&lake, 0, 1).await;
+    server.doubled.store(1, Ordering::SeqCst);
+    let table = rest.load("s", "t", None).await.unwrap().unwrap();
+    let files = vec![file(&lake.location("t"), "a", Struct::empty(), |_| {})];
+    let id = rest.commit_append(&table, files, &QueryId::generate()).await.unwrap();
+    assert_eq!(server.doubled.load(Ordering::SeqCst), 0, "the fault fired");
+    let table = rest.load("s", "t", None).await.unwrap().unwrap();
+    assert_eq!((table.snapshot_id(), table.metadata.snapshots().len()), (id, 1));
+    assert_eq!(plan_files(&table, &[]).await.unwrap().files.len(), 1, "its manifest list is there");
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ use super::sql_database::{Database, unavailable};
 use super::{Catalog, CommitOutcome, NewTable, TableHead, TableName};
 use crate::ObjectAccess;
 
+const TABLES: &str = "iceberg_tables";
+const NAMESPACES: &str = "iceberg_namespace_properties";
 /// pyiceberg's DDL, to the letter of its types.
 const CREATE_TABLES: &str = "CREATE TABLE IF NOT EXISTS iceberg_tables (\
     catalog_name VARCHAR(255) NOT NULL, table_namespace VARCHAR(255) NOT NULL, table_name VARCHAR(255) NOT NULL, \
@@ -44,14 +46,10 @@ impl SqlCatalog {
     /// Connects and makes the tables where they are missing.
     pub async fn open(name: &str, rows: &str, uri: &Secret, warehouse: &str, objects: ObjectAccess) -> Result<Self> {
         let database = Database::connect(name, uri).await?;
-        for ddl in [CREATE_TABLES, CREATE_NAMESPACES] {
-            // Two nodes may start at once: Postgres can then refuse the second CREATE although IF NOT EXISTS is said.
-            if let Err(first) = database.execute(ddl, &[]).await {
-                tracing::debug!(catalog = name, error = %first, "creating a catalog table failed, once more");
-                database.execute(ddl, &[]).await.map_err(|error| unavailable(name, error))?;
-            }
+        for (table, ddl) in [(TABLES, CREATE_TABLES), (NAMESPACES, CREATE_NAMESPACES)] {
+            make(name, &database, table, ddl).await?;
         }
-        let columns = database.columns("iceberg_tables").await.map_err(|error| unavailable(name, error))?;
+        let columns = database.columns(TABLES).await.map_err(|error| unavailable(name, error))?;
         Ok(Self {
             name: name.to_string(),
             rows: rows.to_string(),
@@ -266,6 +264,20 @@ impl Catalog for SqlCatalog {
             Err(error) => CommitOutcome::Unknown(unavailable(&self.name, error)),
         }
     }
+}
+
+/// Makes a table of the catalog where it is missing. Where it is there, no right to make one is needed.
+async fn make(catalog: &str, database: &Database, table: &str, ddl: &'static str) -> Result<()> {
+    let columns = database.columns(table).await.map_err(|error| unavailable(catalog, error))?;
+    if !columns.is_empty() {
+        return Ok(());
+    }
+    // Two nodes may start at once: Postgres can then refuse the second CREATE although IF NOT EXISTS is said.
+    if let Err(first) = database.execute(ddl, &[]).await {
+        tracing::debug!(catalog, error = %first, "creating a catalog table failed, once more");
+        database.execute(ddl, &[]).await.map_err(|error| unavailable(catalog, error))?;
+    }
+    Ok(())
 }
 
 /// A name becomes a folder and a column value of limited width.

@@ -1,27 +1,41 @@
-//! Appends: what tasks wrote becomes one snapshot, once per query, whatever happens on the way.
+//! Appends and replacements: what tasks wrote becomes one snapshot, once per query, whatever happens on the way.
 //!
 //! Each attempt starts from the table as it is now and first looks for a snapshot of this query: so a commit whose answer
 //! was lost is found, and never made twice. Retrying is safe even while an earlier attempt may still be under way, since
-//! both compare with the same old state and only one of them can win.
+//! both compare with the same old state and only one of them can win. No failed attempt is the end: a last look follows
+//! it, for an answer may be wrong too (a proxy that sends a request twice says "conflict" of a commit that happened).
 
+mod replace;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 
 use std::time::{Duration, Instant};
 
-use iceberg::spec::{MAIN_BRANCH, Snapshot, SnapshotReference, SnapshotRetention, TableMetadata};
+use iceberg::spec::{MAIN_BRANCH, Snapshot, SnapshotRef, SnapshotReference, SnapshotRetention, TableMetadata};
 use iceberg::{TableRequirement, TableUpdate};
 use townlake_common::{Error, ErrorCode, QueryId, Result};
 
+use self::replace::Change;
+pub use self::replace::Replacement;
 use self::snapshot::{Append, QUERY_ID};
 use crate::catalog::{Catalog, CommitOutcome, TableHead, TableName};
 use crate::{LoadedTable, WrittenFile};
 
-/// How long a commit is tried.
-const DEADLINE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a commit takes at most, beside the requests that are on their way.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// For attempts: none begins later.
+    attempts: Duration,
+    /// For looking what became of an attempt without an answer, from its end on. It may have used up all of the other
+    /// limit: one request to a REST catalog may take as long.
+    looks: Duration,
+}
+
+const LIMITS: Limits = Limits { attempts: Duration::from_secs(60), looks: Duration::from_secs(60) };
 
 /// Appends files to the table's main branch and returns the id of the snapshot; `None` without files.
 ///
@@ -37,83 +51,170 @@ pub(crate) async fn append(
     if files.is_empty() {
         return Ok(None);
     }
-    let mut commit = Commit { catalog, table, files: &files, query, append: None, looked: false, unknown: false };
+    once(LIMITS, catalog, table, None, &files, query).await.map(Some)
+}
+
+/// Makes the files the whole table, in its new columns, and returns the id of the snapshot. No files: the table is empty.
+///
+/// Errors: as [`append`]; also `COMMIT_CONFLICT` when the table's columns were changed meanwhile.
+pub(crate) async fn replace(
+    catalog: &dyn Catalog,
+    replacement: &Replacement,
+    files: Vec<WrittenFile>,
+    query: &QueryId,
+) -> Result<i64> {
+    once(LIMITS, catalog, replacement.table(), Some(&replacement.change), &files, query).await
+}
+
+async fn once(
+    limits: Limits,
+    catalog: &dyn Catalog,
+    table: &LoadedTable,
+    change: Option<&Change>,
+    files: &[WrittenFile],
+    query: &QueryId,
+) -> Result<i64> {
+    let mut commit = Commit {
+        catalog,
+        table,
+        change,
+        files,
+        query,
+        until: Instant::now() + limits.attempts,
+        looks: limits.looks,
+        append: None,
+        refused_lists: Vec::new(),
+        absent: false,
+        unknown_until: None,
+    };
     let result = commit.run().await;
-    if result.is_err() {
-        commit.clean_up().await;
-    }
-    result.map(Some)
+    commit.clean_up(result.as_ref().ok()).await;
+    result.map(|committed| committed.snapshot_id)
+}
+
+/// The snapshot that holds the rows.
+struct Committed {
+    snapshot_id: i64,
+    list: String,
 }
 
 struct Commit<'a> {
     catalog: &'a dyn Catalog,
     table: &'a LoadedTable,
+    /// What is changed before the files are added; `None`: they are added to what is there.
+    change: Option<&'a Change>,
     files: &'a [WrittenFile],
     query: &'a QueryId,
+    /// No attempt begins later.
+    until: Instant,
+    /// How long an attempt without an answer is looked for.
+    looks: Duration,
     /// The manifest, once it is written.
     append: Option<Append<'a>>,
-    /// Whether the table was seen without a commit of this query. Before that an earlier call may have made it.
-    looked: bool,
-    /// Whether an attempt may have happened unseen: then no file is deleted.
-    unknown: bool,
+    /// The manifest lists of attempts that the catalog refused.
+    refused_lists: Vec<String>,
+    /// Whether the table was seen without a commit of this query since the last attempt. Before the first one an earlier
+    /// call may have made it.
+    absent: bool,
+    /// Set when an attempt may have happened unseen, or may yet: then no file is deleted. Until when it is looked for.
+    unknown_until: Option<Instant>,
 }
 
 impl<'a> Commit<'a> {
-    async fn run(&mut self) -> Result<i64> {
+    async fn run(&mut self) -> Result<Committed> {
         let name = TableName::new(&self.table.schema, &self.table.table);
-        let until = Instant::now() + DEADLINE;
         let mut pause = FIRST_PAUSE;
+        let mut failure: Option<Error> = None;
         for attempt in 0.. {
-            let base = match self.base(&name).await {
-                Ok(base) => base,
-                Err(error) if self.unknown && error.is_retryable() && Instant::now() < until => {
+            let head = match self.look(&name).await {
+                Ok(head) => head,
+                Err(error) if error.is_retryable() && self.may_look_again() => {
                     wait(&mut pause).await;
                     continue;
                 }
                 Err(error) => return Err(self.explain(error)),
             };
-            if let Some(id) = committed_by(&base.metadata, self.query) {
-                return Ok(id);
+            if let Some(snapshot) = committed_by(&head.metadata, self.query) {
+                let (snapshot_id, list) = (snapshot.snapshot_id(), snapshot.manifest_list().to_string());
+                return Ok(Committed { snapshot_id, list });
             }
-            if self.append.is_none() {
-                self.append = Some(self.prepare(&base.metadata).await?);
-            }
-            let Some(append) = &self.append else { break };
-            let snapshot = append.write_list(&base.metadata, attempt).await.map_err(|error| self.explain(error))?;
-            let list = snapshot.manifest_list().to_string();
-            let (requirements, updates) = changes(&base.metadata, snapshot);
-            let error = match self.catalog.commit(&name, &base, requirements, updates).await {
-                CommitOutcome::Committed => return Ok(append.snapshot_id),
-                CommitOutcome::Rejected(error) => {
-                    self.table.objects.discard(vec![list]).await;
-                    return Err(self.explain(error));
+            self.absent = true;
+            match failure.take() {
+                Some(error) if Instant::now() >= self.until => {
+                    if !self.may_look_again() {
+                        return Err(self.explain(error));
+                    }
+                    failure = Some(error);
                 }
-                CommitOutcome::Conflict(error) => {
-                    self.table.objects.discard(vec![list]).await;
-                    error
-                }
-                CommitOutcome::Unknown(error) => {
-                    self.unknown = true;
-                    error
-                }
-            };
-            tracing::debug!(table = %self.table.full_name(), query = %self.query, attempt, ?error, "commit not done yet");
-            if Instant::now() >= until {
-                return Err(self.explain(error));
+                _ => match self.attempt(&name, &head, attempt).await {
+                    Ok(committed) => return Ok(committed),
+                    Err(Failed::Finally(error)) => return Err(self.explain(error)),
+                    Err(Failed::ForNow(error)) => {
+                        let table = self.table.full_name();
+                        tracing::debug!(%table, query = %self.query, attempt, ?error, "commit not done yet");
+                        failure = Some(error);
+                    }
+                },
             }
             wait(&mut pause).await;
         }
         Err(Error::internal("a commit ended without an outcome"))
     }
 
-    /// The table as it is now, if it still is the table that was written for.
-    async fn base(&mut self, name: &TableName) -> Result<TableHead> {
-        let head = self.catalog.load(name).await?;
-        self.looked = true;
-        let Some(head) = head else {
-            let message = format!("table {} does not exist any more", self.table.full_name());
-            return Err(Error::new(ErrorCode::TableNotFound, message));
+    async fn attempt(
+        &mut self,
+        name: &TableName,
+        head: &TableHead,
+        attempt: usize,
+    ) -> std::result::Result<Committed, Failed> {
+        self.check(head)?;
+        let base = match self.change {
+            Some(change) => &change.apply(&head.metadata)?,
+            None => head.metadata.as_ref(),
         };
+        let append = match self.append.take() {
+            Some(append) => append,
+            None => self.prepare(base).await?,
+        };
+        let append = self.append.insert(append);
+        let snapshot = append.write_list(base, attempt).await?;
+        let committed = Committed { snapshot_id: append.snapshot_id, list: snapshot.manifest_list().to_string() };
+        let (requirements, updates) = changes(&head.metadata, self.change, snapshot);
+        let outcome = self.catalog.commit(name, head, requirements, updates).await;
+        self.absent = matches!(outcome, CommitOutcome::Rejected(_));
+        match outcome {
+            CommitOutcome::Committed => Ok(committed),
+            CommitOutcome::Rejected(error) => {
+                self.refused_lists.push(committed.list);
+                Err(Failed::Finally(error))
+            }
+            CommitOutcome::Conflict(error) => {
+                self.refused_lists.push(committed.list);
+                Err(Failed::ForNow(error))
+            }
+            CommitOutcome::Unknown(error) => {
+                self.unknown_until = Some(Instant::now() + self.looks);
+                Err(Failed::ForNow(error))
+            }
+        }
+    }
+
+    fn may_look_again(&self) -> bool {
+        self.unknown_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// The table as it is now.
+    async fn look(&mut self, name: &TableName) -> Result<TableHead> {
+        let head = self.catalog.load(name).await?;
+        head.ok_or_else(|| {
+            self.absent = true;
+            let message = format!("table {} does not exist any more", self.table.full_name());
+            Error::new(ErrorCode::TableNotFound, message)
+        })
+    }
+
+    /// Whether it still is the table that was written for.
+    fn check(&self, head: &TableHead) -> Result<()> {
         if head.metadata.uuid() != self.table.metadata.uuid() {
             let message = format!("table {} was dropped and created anew", self.table.full_name());
             return Err(Error::new(ErrorCode::CommitConflict, message).with_hint("run the statement again"));
@@ -124,21 +225,24 @@ impl<'a> Commit<'a> {
             metadata: head.metadata.clone(),
             ..self.table.clone()
         };
-        current.check_writable()?;
-        Ok(head)
+        current.check_writable()
     }
 
-    /// Deletes the files of a definite failure: no snapshot names them, and none will.
-    async fn clean_up(&self) {
-        if self.unknown || !self.looked {
-            let table = self.table.full_name();
-            tracing::warn!(%table, query = %self.query, "the state of a commit is unknown, its files are kept");
-            return;
+    /// Deletes what no snapshot names and none will: the lists of attempts in vain, after a definite failure everything.
+    async fn clean_up(&mut self, committed: Option<&Committed>) {
+        let mut orphans = std::mem::take(&mut self.refused_lists);
+        match committed {
+            Some(committed) => orphans.retain(|list| *list != committed.list),
+            None if self.unknown_until.is_some() || !self.absent => {
+                let table = self.table.full_name();
+                tracing::warn!(%table, query = %self.query, "the state of a commit is unknown, its files are kept");
+                return;
+            }
+            None => {
+                orphans.extend(self.append.as_ref().and_then(Append::manifest).map(str::to_string));
+                orphans.extend(self.files.iter().map(|file| file.data_file.file_path().to_string()));
+            }
         }
-        if let Some(append) = &self.append {
-            append.discard().await;
-        }
-        let orphans = self.files.iter().map(|file| file.data_file.file_path().to_string()).collect();
         self.table.objects.discard(orphans).await;
     }
 
@@ -149,7 +253,7 @@ impl<'a> Commit<'a> {
     }
 
     fn explain(&self, error: Error) -> Error {
-        if self.unknown {
+        if self.unknown_until.is_some() {
             let message = format!("nobody knows whether the rows were added to table {}", self.table.full_name());
             return Error::new(ErrorCode::CommitStateUnknown, message)
                 .with_hint(format!("look for {QUERY_ID} = {} in the table's snapshots", self.query))
@@ -162,22 +266,45 @@ impl<'a> Commit<'a> {
     }
 }
 
+/// Why an attempt did not succeed.
+enum Failed {
+    /// Another may.
+    ForNow(Error),
+    /// No other will.
+    Finally(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Finally(error)
+    }
+}
+
 async fn wait(pause: &mut Duration) {
     let jitter = rand::random_range(0.5..1.5);
     tokio::time::sleep(pause.mul_f64(jitter)).await;
     *pause = (*pause * 2).min(LONGEST_PAUSE);
 }
 
-/// The snapshot that this query has committed already.
-fn committed_by(metadata: &TableMetadata, query: &QueryId) -> Option<i64> {
-    let ours = |snapshot: &&iceberg::spec::SnapshotRef| {
-        snapshot.summary().additional_properties.get(QUERY_ID).is_some_and(|id| id == query.as_str())
-    };
-    metadata.snapshots().find(ours).map(|snapshot| snapshot.snapshot_id())
+/// Whether a snapshot of the table as it is now holds rows of this query. A table that is gone has none.
+pub(crate) async fn is_committed(catalog: &dyn Catalog, name: &TableName, query: &QueryId) -> Result<bool> {
+    let head = catalog.load(name).await?;
+    Ok(head.is_some_and(|head| committed_by(&head.metadata, query).is_some()))
 }
 
-fn changes(base: &TableMetadata, snapshot: Snapshot) -> (Vec<TableRequirement>, Vec<TableUpdate>) {
-    let requirements = vec![
+/// The snapshot that this query has committed already.
+fn committed_by<'a>(metadata: &'a TableMetadata, query: &QueryId) -> Option<&'a SnapshotRef> {
+    metadata
+        .snapshots()
+        .find(|snapshot| snapshot.summary().additional_properties.get(QUERY_ID).is_some_and(|id| id == query.as_str()))
+}
+
+fn changes(
+    base: &TableMetadata,
+    change: Option<&Change>,
+    snapshot: Snapshot,
+) -> (Vec<TableRequirement>, Vec<TableUpdate>) {
+    let mut requirements = vec![
         TableRequirement::UuidMatch { uuid: base.uuid() },
         TableRequirement::RefSnapshotIdMatch {
             r#ref: MAIN_BRANCH.to_string(),
@@ -185,10 +312,10 @@ fn changes(base: &TableMetadata, snapshot: Snapshot) -> (Vec<TableRequirement>, 
         },
     ];
     let reference = SnapshotReference::new(snapshot.snapshot_id(), retention_of_main(base));
-    let updates = vec![
-        TableUpdate::AddSnapshot { snapshot },
-        TableUpdate::SetSnapshotRef { ref_name: MAIN_BRANCH.to_string(), reference },
-    ];
+    requirements.extend(change.map(Change::requirements).unwrap_or_default());
+    let mut updates = change.map(|change| change.updates.clone()).unwrap_or_default();
+    updates.push(TableUpdate::AddSnapshot { snapshot });
+    updates.push(TableUpdate::SetSnapshotRef { ref_name: MAIN_BRANCH.to_string(), reference });
     (requirements, updates)
 }
 

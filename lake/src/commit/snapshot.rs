@@ -38,7 +38,8 @@ pub(super) struct Append<'a> {
     spec: PartitionSpecRef,
     pub snapshot_id: i64,
     commit: Uuid,
-    manifest: ManifestFile,
+    /// `None` without files.
+    manifest: Option<ManifestFile>,
 }
 
 impl<'a> Append<'a> {
@@ -57,11 +58,14 @@ impl<'a> Append<'a> {
             Error::new(ErrorCode::CommitConflict, message)
         })?;
         let (snapshot_id, commit) = (fresh_snapshot_id(base), Uuid::new_v4());
-        let uri = format!("{}/metadata/{commit}-m0.avro", base.location());
-        let encoded = encode_manifest(base, &spec, snapshot_id, files).await;
-        let (mut manifest, bytes) = encoded.map_err(|error| not_encoded(&uri, error))?;
-        objects.write(&uri, bytes).await?;
-        manifest.manifest_path = uri;
+        let mut manifest = None;
+        if !files.is_empty() {
+            let uri = format!("{}/metadata/{commit}-m0.avro", base.location());
+            let encoded = encode_manifest(base, &spec, snapshot_id, files).await;
+            let (encoded, bytes) = encoded.map_err(|error| not_encoded(&uri, error))?;
+            objects.write(&uri, bytes).await?;
+            manifest = Some(ManifestFile { manifest_path: uri, ..encoded });
+        }
         Ok(Self { objects, query, files, spec, snapshot_id, commit, manifest })
     }
 
@@ -69,7 +73,7 @@ impl<'a> Append<'a> {
     pub async fn write_list(&self, base: &TableMetadata, attempt: usize) -> Result<Snapshot> {
         let version = base.format_version();
         let parent = base.current_snapshot();
-        let mut listed = vec![self.manifest.clone()];
+        let mut listed: Vec<ManifestFile> = self.manifest.iter().cloned().collect();
         if let Some(parent) = parent {
             let kept = manifests::list(self.objects, parent, version).await?;
             listed.extend(kept.into_iter().filter(may_be_live));
@@ -109,9 +113,9 @@ impl<'a> Append<'a> {
         Summary { operation: Operation::Append, additional_properties: properties }
     }
 
-    /// Deletes the manifest, after a definite failure.
-    pub async fn discard(&self) {
-        self.objects.discard(vec![self.manifest.manifest_path.clone()]).await;
+    /// Where the manifest is; `None` without files.
+    pub fn manifest(&self) -> Option<&str> {
+        self.manifest.as_ref().map(|manifest| manifest.manifest_path.as_str())
     }
 }
 

@@ -88,6 +88,29 @@ fn promote(bound: &Datum, to: &PrimitiveType) -> Option<Datum> {
     }
 }
 
+/// A partition value that was written before its source column was widened, as one of today's type.
+fn promote_value(value: &PrimitiveLiteral, to: &PrimitiveType) -> PrimitiveLiteral {
+    match (value, to) {
+        (PrimitiveLiteral::Int(v), PrimitiveType::Long) => PrimitiveLiteral::Long(i64::from(*v)),
+        (PrimitiveLiteral::Float(v), PrimitiveType::Double) => PrimitiveLiteral::Double(f64::from(v.0).into()),
+        _ => value.clone(),
+    }
+}
+
+/// What the source column of an identity partition reads as in a file that lacks it, where bounds do not say it: bounds
+/// of floats are never exact, for they hold neither NaN nor the sign of zero.
+pub(crate) fn constant(
+    transform: &Transform,
+    value: Option<&PrimitiveLiteral>,
+    source: &PrimitiveType,
+) -> Option<ScalarValue> {
+    let is_float = matches!(source, PrimitiveType::Float | PrimitiveType::Double);
+    if *transform != Transform::Identity || !is_float {
+        return None;
+    }
+    scalar(&promote_value(value?, source), source)
+}
+
 /// -0.0 is below 0.0 in bounds and equal to it in SQL. A NaN is no bound.
 fn widen_zeros(lower: Option<ScalarValue>, upper: Option<ScalarValue>) -> (Option<ScalarValue>, Option<ScalarValue>) {
     (lower.and_then(|value| with_zero(value, -0.0)), upper.and_then(|value| with_zero(value, 0.0)))
@@ -146,10 +169,17 @@ pub(crate) fn source_range(
     match transform {
         // The order of UUIDs differs between writers: only a single value is a range.
         Transform::Identity if *source == PrimitiveType::Uuid && low != high => (None, None),
-        Transform::Identity => widen_zeros(scalar(low, source), scalar(high, source)),
+        Transform::Identity => {
+            let of_today = |value| scalar(&promote_value(value, source), source);
+            widen_zeros(of_today(low), of_today(high))
+        }
         Transform::Truncate(width) => {
-            let upper = truncated_upper(high, *width).and_then(|high| scalar(&high, source));
-            (scalar(low, source), upper)
+            let (low, high) = (promote_value(low, source), promote_value(high, source));
+            if truncation_wraps(&high, *width, source) {
+                return (None, None);
+            }
+            let upper = truncated_upper(&high, *width).and_then(|high| scalar(&high, source));
+            (scalar(&low, source), upper)
         }
         Transform::Year | Transform::Month | Transform::Day | Transform::Hour => {
             let (PrimitiveLiteral::Int(low), PrimitiveLiteral::Int(high)) = (low, high) else { return (None, None) };
@@ -161,6 +191,20 @@ pub(crate) fn source_range(
             (lower, upper)
         }
         Transform::Bucket(_) | Transform::Void | Transform::Unknown => (None, None),
+    }
+}
+
+/// Whether values at the minimum of the type may stand behind this one: less than a width above it they are truncated to
+/// one below it, which wraps around to the maximum. They may have been of the narrower type that the column had.
+fn truncation_wraps(value: &PrimitiveLiteral, width: u32, source: &PrimitiveType) -> bool {
+    let rest = i64::from(width.saturating_sub(1));
+    match (value, source) {
+        (PrimitiveLiteral::Int(v), _) => i64::from(*v) + rest > i64::from(i32::MAX),
+        (PrimitiveLiteral::Long(v), PrimitiveType::Long) => {
+            let was_int = i32::try_from(*v).is_ok_and(|v| i64::from(v) + rest > i64::from(i32::MAX));
+            was_int || v.checked_add(rest).is_none()
+        }
+        _ => false,
     }
 }
 
@@ -263,6 +307,33 @@ mod tests {
         assert_eq!(range(Transform::Truncate(3), text("ab"), PrimitiveType::String), pair("ab", "ab"));
         assert_eq!(range(Transform::Truncate(1), text("\u{10ffff}"), PrimitiveType::String).1, "-");
         assert_eq!(range(Transform::Bucket(4), int(1), PrimitiveType::Int), pair("-", "-"));
+    }
+
+    #[test]
+    fn truncation_near_the_minimum_says_nothing() {
+        let none = ("-".to_string(), "-".to_string());
+        // What i32::MIN is truncated to: two below it, wrapped.
+        let wrapped = i32::MIN.wrapping_sub(i32::MIN.rem_euclid(10));
+        assert_eq!(wrapped, i32::MAX - 1);
+        assert_eq!(range(Transform::Truncate(10), PrimitiveLiteral::Int(wrapped), PrimitiveType::Int), none);
+        let widened = PrimitiveLiteral::Int(wrapped);
+        assert_eq!(range(Transform::Truncate(10), widened, PrimitiveType::Long), none);
+        let wrapped = i64::MIN.wrapping_sub(i64::MIN.rem_euclid(10));
+        assert_eq!(range(Transform::Truncate(10), PrimitiveLiteral::Long(wrapped), PrimitiveType::Long), none);
+        let last = i64::from(i32::MAX) + 3;
+        let (lower, _) = range(Transform::Truncate(10), PrimitiveLiteral::Long(last), PrimitiveType::Long);
+        assert_eq!(lower, last.to_string());
+    }
+
+    #[test]
+    fn partition_values_follow_the_type_of_today() {
+        let long = range(Transform::Identity, PrimitiveLiteral::Int(7), PrimitiveType::Long);
+        assert_eq!(long, ("7".to_string(), "7".to_string()));
+        let truncated = range(Transform::Truncate(10), PrimitiveLiteral::Int(-10), PrimitiveType::Long);
+        assert_eq!(truncated, ("-10".to_string(), "-1".to_string()));
+        let float = PrimitiveLiteral::Float(0.1_f32.into());
+        let constant = constant(&Transform::Identity, Some(&float), &PrimitiveType::Double);
+        assert_eq!(constant, Some(ScalarValue::Float64(Some(f64::from(0.1_f32)))));
     }
 
     #[test]

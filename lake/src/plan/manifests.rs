@@ -2,9 +2,10 @@
 //!
 //! A manifest never changes, so what planning needs of it is cached for the whole process, by table, path and schema.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
+use datafusion::common::ScalarValue;
 use iceberg::spec::{
     DataContentType, DataFile, DataFileFormat, FormatVersion, Manifest, ManifestEntry, ManifestFile, ManifestList,
     ManifestStatus, PartitionSpec, Schema, SnapshotRef,
@@ -143,7 +144,18 @@ fn planned(entry: &ManifestEntry, head: &ManifestFile, spec: &PartitionSpec, sch
         data_sequence_number: sequence_number,
         split_offsets: offsets.collect(),
         columns: columns(file, spec, schema),
+        constants: constants(file, spec, schema),
     }
+}
+
+/// The partition values that bounds do not hold.
+fn constants(file: &DataFile, spec: &PartitionSpec, schema: &Schema) -> BTreeMap<i32, ScalarValue> {
+    let values = spec.fields().iter().zip(file.partition().fields()).filter_map(|(field, value)| {
+        let value = value.as_ref().and_then(|value| value.as_primitive_literal());
+        let constant = bounds::constant(&field.transform, value.as_ref(), bounds::source_type(schema, field)?)?;
+        Some((field.source_id, constant))
+    });
+    values.collect()
 }
 
 /// Bounds of the top-level columns, from the file's metrics and its partition.

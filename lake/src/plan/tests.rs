@@ -3,7 +3,7 @@
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, col, lit};
-use iceberg::spec::{DataContentType, Datum, Literal, Struct};
+use iceberg::spec::{DataContentType, DataFileBuilder, DataFileFormat, Datum, Literal, Struct};
 use townlake_common::ErrorCode;
 
 use crate::testing::{Lake, file};
@@ -93,13 +93,50 @@ async fn files_within_one_manifest_are_pruned_by_their_bucket() {
 
 #[tokio::test]
 async fn deletes_are_refused_by_name() {
-    let lake = Lake::create(&[("id", DataType::Int64)], &[]).await;
-    lake.append("t", vec![file(&lake.location("t"), "a", Struct::empty(), |_| {})]).await;
-    lake.append_deletes("t", DataContentType::PositionDeletes).await;
-    let table = lake.load("t").await;
-    let error = plan_files(&table, &[col("id").eq(lit(1_i64))]).await.unwrap_err();
-    assert_eq!(error.code(), ErrorCode::FormatNotSupported);
-    assert!(error.message().contains("lake.s.t") && error.message().contains("position deletes"), "{error}");
+    let vector = |file: &mut DataFileBuilder| {
+        file.file_format(DataFileFormat::Puffin);
+    };
+    let equal = |file: &mut DataFileBuilder| {
+        file.equality_ids(Some(vec![1]));
+    };
+    type Change = fn(&mut DataFileBuilder);
+    let cases: [(&str, DataContentType, Change); 3] = [
+        ("position deletes", DataContentType::PositionDeletes, |_| {}),
+        ("equality deletes", DataContentType::EqualityDeletes, equal),
+        ("deletion vectors", DataContentType::PositionDeletes, vector),
+    ];
+    for (name, content, more) in cases {
+        let lake = Lake::create(&[("id", DataType::Int64)], &[]).await;
+        lake.append("t", vec![file(&lake.location("t"), "a", Struct::empty(), |_| {})]).await;
+        lake.append_deletes("t", content, more).await;
+        let table = lake.load("t").await;
+        let error = plan_files(&table, &[col("id").eq(lit(1_i64))]).await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::FormatNotSupported);
+        assert!(error.message().contains("lake.s.t") && error.message().contains(name), "{name}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn partition_values_of_floats_are_constants_and_no_exact_bounds() {
+    let columns = [("f", DataType::Float32), ("d", DataType::Float64)];
+    let lake = Lake::create(&columns, &[partition("f", "identity"), partition("d", "identity")]).await;
+    let put = |name: &str, f: Option<f32>, d: Option<f64>| {
+        let values = [f.map(Literal::float), d.map(Literal::double)];
+        file(&lake.location("t"), name, Struct::from_iter(values), |_| {})
+    };
+    let files = [put("a", Some(f32::NAN), Some(10.1)), put("b", Some(-0.0), Some(f64::INFINITY)), put("c", None, None)];
+    lake.append("t", files.to_vec()).await;
+    let files = plan_files(lake.load("t").await.as_ref(), &[]).await.unwrap().files;
+    let double = |v| ScalarValue::Float64(Some(v));
+    let [a, b, c] = &files[..] else { panic!("{files:?}") };
+    assert!(matches!(a.constants[&1], ScalarValue::Float32(Some(v)) if v.is_nan()));
+    assert_eq!((&a.constants[&2], &b.constants[&2]), (&double(10.1), &double(f64::INFINITY)));
+    assert!(matches!(b.constants[&1], ScalarValue::Float32(Some(v)) if v == 0.0 && v.is_sign_negative()));
+    assert!(c.constants.is_empty() && c.columns[&1].null_count == Some(c.record_count));
+    assert_eq!((a.columns[&1].null_count, &a.columns[&1].lower), (Some(0), &None));
+    assert!(!a.columns[&2].exact && a.columns[&2].lower == Some(double(10.1)));
+    assert_eq!(read(&lake, col("d").gt(lit(11.0))).await, ["b"]);
+    assert_eq!(read(&lake, col("f").is_null()).await, ["c"]);
 }
 
 fn timestamp() -> DataType {

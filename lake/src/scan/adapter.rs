@@ -34,6 +34,13 @@ impl FieldIdAdapterFactory {
         Self { table, defaults: Arc::new(defaults), name_mapping }
     }
 
+    /// The same for a file in which these columns have one value, wherever it lacks them.
+    pub(super) fn with_constants(&self, constants: &Defaults) -> Self {
+        let mut defaults = self.defaults.as_ref().clone();
+        defaults.extend(constants.iter().map(|(id, value)| (*id, value.clone())));
+        Self { table: self.table.clone(), defaults: Arc::new(defaults), name_mapping: self.name_mapping.clone() }
+    }
+
     /// The file's fields with ids. A file with some ids is a file with ids; one with none needs the table's mapping.
     fn identified(&self, physical: &SchemaRef) -> Result<SchemaRef> {
         if physical.fields().is_empty() || physical.fields().iter().any(|field| has_ids(field)) {

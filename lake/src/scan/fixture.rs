@@ -1,6 +1,6 @@
 //! What the tests of scans, writes and recipes stand on: a lake in a temporary folder, without a catalog.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -73,13 +73,7 @@ impl Lake {
     }
 
     pub(crate) fn context(&self, partitions: usize, late_materialisation: bool) -> SessionContext {
-        let query = QueryContext::new(QueryId::generate(), Principal::new("ann", vec![]));
-        let mut config = SessionConfig::new().with_target_partitions(partitions).with_extension(query);
-        config.options_mut().execution.parquet.pushdown_filters = late_materialisation;
-        config.options_mut().optimizer.repartition_file_min_size = 1;
-        let runtime = RuntimeEnvBuilder::new().with_object_store_registry(self.objects.registry()).build_arc().unwrap();
-        let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
-        SessionContext::new_with_state(state.build())
+        context_over(&self.objects, partitions, late_materialisation)
     }
 
     /// All files below the data folder.
@@ -94,6 +88,17 @@ impl Lake {
         }
         found
     }
+}
+
+/// A session over these object stores.
+pub(crate) fn context_over(objects: &LakeObjects, partitions: usize, late_materialisation: bool) -> SessionContext {
+    let query = QueryContext::new(QueryId::generate(), Principal::new("ann", vec![]));
+    let mut config = SessionConfig::new().with_target_partitions(partitions).with_extension(query);
+    config.options_mut().execution.parquet.pushdown_filters = late_materialisation;
+    config.options_mut().optimizer.repartition_file_min_size = 1;
+    let runtime = RuntimeEnvBuilder::new().with_object_store_registry(objects.registry()).build_arc().unwrap();
+    let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
+    SessionContext::new_with_state(state.build())
 }
 
 /// Writes these partitions of rows.
@@ -123,6 +128,7 @@ pub(crate) fn planned(files: &[WrittenFile]) -> FilePlan {
             data_sequence_number: 1,
             split_offsets: vec![],
             columns: nulls.map(|(id, n)| (*id, ColumnBounds { null_count: Some(*n), ..Default::default() })).collect(),
+            constants: BTreeMap::new(),
         }
     };
     FilePlan { files: files.iter().map(plan).collect(), total_files: files.len() + 1, ..Default::default() }

@@ -25,11 +25,15 @@ use crate::types::{FilePlan, LoadedTable, PlannedFile};
 
 mod adapter;
 pub(crate) mod conform;
+mod constants;
 mod defaults;
 mod field_id_cast;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod footers;
 mod nan;
+#[cfg(test)]
+mod pruning_tests;
 mod reader;
 mod source;
 mod statistics;
@@ -37,6 +41,8 @@ mod statistics;
 mod tests;
 
 pub(crate) use adapter::FieldIdAdapterFactory;
+pub(crate) use constants::FileConstants;
+use footers::Footers;
 use reader::Readers;
 pub(crate) use source::IcebergSource;
 
@@ -122,7 +128,12 @@ pub(crate) fn scan_plan(
             &url,
             session.runtime_env(),
         )?;
-        let source = IcebergSource::new(Arc::new(inner), Arc::clone(&info), Arc::clone(&adapter));
+        let mut constants = FileConstants::default();
+        for (path, planned) in &files {
+            constants.insert(path.to_string(), planned.constants.clone().into_iter().collect());
+        }
+        let (info, adapter) = (Arc::clone(&info), Arc::clone(&adapter));
+        let source = IcebergSource::new(Arc::new(inner), info, adapter, Arc::new(constants));
         let statistics = statistics::of_files(&table.arrow_schema, files.iter().map(|(_, planned)| *planned));
         let files = files.into_iter().map(|(path, planned)| partitioned_file(table, path, planned)).collect();
         let config = source
@@ -147,8 +158,8 @@ pub(crate) fn parquet_source(
     runtime: &Arc<RuntimeEnv>,
 ) -> Result<ParquetSource> {
     let store = runtime.object_store(url)?;
-    let cache = runtime.cache_manager.get_file_metadata_cache();
-    let readers = Readers::new(CachedParquetFileReaderFactory::new(Arc::clone(&store), cache), store);
+    let footers = Footers::of_store(runtime.cache_manager.get_file_metadata_cache(), url);
+    let readers = Readers::new(CachedParquetFileReaderFactory::new(Arc::clone(&store), Arc::new(footers)), store);
     let hint = options.global.metadata_size_hint;
     let source = ParquetSource::new(schema)
         .with_parquet_file_reader_factory(Arc::new(readers))

@@ -23,7 +23,8 @@ use datafusion_datasource::{PartitionedFile, TableSchema};
 use object_store::ObjectStore;
 
 use super::adapter::FieldIdAdapterFactory;
-use super::{ScanInfo, nan};
+use super::constants::PerFile;
+use super::{FileConstants, ScanInfo, nan};
 
 /// What a scan of an Iceberg table reads with.
 ///
@@ -34,12 +35,18 @@ pub(crate) struct IcebergSource {
     inner: Arc<dyn FileSource>,
     info: Arc<ScanInfo>,
     adapter: Arc<FieldIdAdapterFactory>,
+    constants: Arc<FileConstants>,
 }
 
 impl IcebergSource {
     /// Wraps DataFusion's Parquet source.
-    pub(crate) fn new(inner: Arc<dyn FileSource>, info: Arc<ScanInfo>, adapter: Arc<FieldIdAdapterFactory>) -> Self {
-        Self { inner, info, adapter }
+    pub(crate) fn new(
+        inner: Arc<dyn FileSource>,
+        info: Arc<ScanInfo>,
+        adapter: Arc<FieldIdAdapterFactory>,
+        constants: Arc<FileConstants>,
+    ) -> Self {
+        Self { inner, info, adapter, constants }
     }
 
     /// The Parquet source inside.
@@ -50,6 +57,11 @@ impl IcebergSource {
     /// What is scanned and for whom.
     pub(crate) fn info(&self) -> &ScanInfo {
         &self.info
+    }
+
+    /// What columns read as that files lack.
+    pub(crate) fn constants(&self) -> &FileConstants {
+        &self.constants
     }
 
     /// A scan of these files with this source. The adapter goes into the configuration here and nowhere else.
@@ -99,7 +111,21 @@ impl FileSource for IcebergSource {
         if config.expr_adapter_factory.is_none() {
             return internal_err!("the scan of {} lost its field id adapter", self.info.table);
         }
-        self.inner.create_morselizer(store, config, partition)
+        let plain = self.inner.create_morselizer(Arc::clone(&store), config, partition)?;
+        if self.constants.is_empty() {
+            return Ok(plain);
+        }
+        let mut without_files = config.clone();
+        without_files.file_groups.clear();
+        Ok(Box::new(PerFile {
+            plain,
+            inner: Arc::clone(&self.inner),
+            store,
+            config: without_files,
+            partition,
+            adapter: Arc::clone(&self.adapter),
+            constants: Arc::clone(&self.constants),
+        }))
     }
 
     fn table_schema(&self) -> &TableSchema {

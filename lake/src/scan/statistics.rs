@@ -112,7 +112,7 @@ fn precision(value: Option<ScalarValue>, exact: bool) -> Precision<ScalarValue> 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{BTreeMap, HashMap};
 
     use arrow::datatypes::{DataType, Field};
     use iceberg::spec::Struct;
@@ -135,6 +135,7 @@ mod tests {
             data_sequence_number: 1,
             split_offsets: vec![],
             columns: bounds.into_iter().map(|bounds| (1, bounds)).collect(),
+            constants: BTreeMap::new(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float32Array, Int32Array, Int32Builder, ListBuilder, MapBuilder, MapFieldNames, RecordBatch,
+    ArrayRef, Float32Array, Int32Array, Int32Builder, Int64Array, ListBuilder, MapBuilder, MapFieldNames, RecordBatch,
     StringViewArray, StringViewBuilder, StructArray,
 };
 use arrow::datatypes::DataType;
@@ -18,11 +18,12 @@ use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
 use iceberg::spec::{
     ListType, Literal, MapType, NestedField, PrimitiveType, Schema, StructType, Type, UnboundPartitionSpec,
 };
+use townlake_common::config::Config;
 use townlake_common::{Error, ErrorCode};
 
-use super::fixture::{Lake, planned, register, sql, write};
+use super::fixture::{Lake, context_over, planned, register, sql, write};
 use crate::types::{ColumnBounds, FilePlan, LoadedTable};
-use crate::{LakeTable, codec, schema};
+use crate::{LakeObjects, LakeTable, codec, schema};
 
 fn primitive(t: PrimitiveType) -> Type {
     Type::Primitive(t)
@@ -228,6 +229,79 @@ async fn constants_of_a_partition_stand_for_columns_that_a_file_lacks() {
     register(&context, &table, plan);
     let text = sql(&context, "select gone, count(name) as n from t group by gone order by gone").await.unwrap();
     assert!(text.contains("| here | 3 |") && text.contains("|      | 3 |"), "{text}");
+}
+
+#[tokio::test]
+async fn float_constants_of_a_partition_do_so_too_and_reach_executors() {
+    let lake = Lake::new();
+    let context = lake.context(2, true);
+    let (table, mut plan) = evolved(&lake, &context).await;
+    let mut fields = table.iceberg_schema.as_struct().fields().to_vec();
+    fields.push(NestedField::optional(201, "d", primitive(PrimitiveType::Double)).into());
+    fields.push(NestedField::optional(202, "f", primitive(PrimitiveType::Float)).into());
+    let table = with_schema(&table, Schema::builder().with_fields(fields).build().unwrap());
+    let real = |v| ScalarValue::Float32(Some(v));
+    plan.files[0].constants = [(201, ScalarValue::Float64(Some(f64::NAN))), (202, real(10.1))].into();
+    // The second file has the column `score` itself: what its partition says is not asked.
+    plan.files[1].constants = [(202, real(-0.0)), (3, ScalarValue::Float64(Some(1e9)))].into();
+    register(&context, &table, plan);
+    let answers = async |query: &str| {
+        let plan = context.sql(query).await.unwrap().create_physical_plan().await.unwrap();
+        let node = PhysicalPlanNode::try_from_physical_plan(Arc::clone(&plan), &LakeCodec).unwrap();
+        let decoded = node.try_into_physical_plan(&context.task_ctx(), &LakeCodec).unwrap();
+        let mut texts = Vec::new();
+        for plan in [plan, decoded] {
+            let rows = collect(plan, context.task_ctx()).await.unwrap();
+            texts.push(arrow::util::pretty::pretty_format_batches(&rows).unwrap().to_string());
+        }
+        assert_eq!(texts[0], texts[1], "{query}");
+        texts.remove(0)
+    };
+    let text = answers("select d, f, score from t where title = 'a' order by f desc").await;
+    assert!(text.contains("| NaN | 10.1 | 0.5   |") && text.contains("|     | -0.0 | 0.5   |"), "{text}");
+    assert!(answers("select count(name) as n from t where f > 10").await.contains("| 3 |"));
+}
+
+/// Each has the same keys: only the store tells their files apart.
+#[tokio::test]
+async fn one_key_in_two_warehouses_is_two_files() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let catalog = |name: &str, folder: &tempfile::TempDir| {
+        format!(
+            "[catalogs.{name}]\ntype = \"iceberg\"\ncatalog = \"sql\"\nuri = \"sqlite:///tmp/none.db\"\n\
+             warehouse = \"file://{}\"\n",
+            folder.path().display()
+        )
+    };
+    let text = catalog("one", &folders[0]) + &catalog("two", &folders[1]);
+    let objects = LakeObjects::from_config(&Config::from_toml(&text).unwrap().catalogs).unwrap();
+    let context = context_over(&objects, 1, false);
+    let columns = Schema::builder()
+        .with_fields(vec![NestedField::optional(1, "id", primitive(PrimitiveType::Long)).into()])
+        .build()
+        .unwrap();
+    let mut sizes = Vec::new();
+    for (name, folder, id) in [("one", &folders[0], 1_i64), ("two", &folders[1], 2)] {
+        let lake = Lake::new();
+        let spec = UnboundPartitionSpec::builder().build();
+        let location = format!("file://{}/data", folder.path().display());
+        let table = lake.table(columns.clone(), spec, &[("write.data.path", &location)]);
+        let objects = objects.access(name).unwrap().clone();
+        let table = LoadedTable { catalog: name.to_string(), objects, ..table };
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![id; 10]));
+        let rows = RecordBatch::try_from_iter_with_nullable([("id", ids, true)]).unwrap();
+        let mut plan = planned(&write(&context, &table, vec![vec![rows]]).await.unwrap());
+        let same = folder.path().join("data/same.parquet");
+        std::fs::rename(plan.files[0].path.strip_prefix("file://").unwrap(), &same).unwrap();
+        plan.files[0].path = format!("file://{}", same.display());
+        sizes.push(plan.files[0].size);
+        register(&context, &table, plan);
+        let text = sql(&context, &format!("select count(*) as n from t where id = {id}")).await.unwrap();
+        assert!(text.contains("| 10 |"), "{name}: {text}");
+    }
+    assert_eq!(sizes[0], sizes[1], "else the size tells them apart");
+    let cache = context.runtime_env().cache_manager.get_file_metadata_cache();
+    assert_eq!(cache.len(), 2);
 }
 
 #[tokio::test]

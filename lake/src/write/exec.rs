@@ -3,8 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::SchemaRef;
+use arrow::array::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::execution::memory_pool::MemoryConsumer;
@@ -17,11 +16,10 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
 };
 use futures::StreamExt;
-use iceberg::spec::serialize_data_file_to_json;
 use townlake_common::Error;
 
-use super::files::{Finished, TaskFiles};
-use super::{WRITTEN_FILES_SCHEMA, WriteSpec, rows};
+use super::files::TaskFiles;
+use super::{WRITTEN_FILES_SCHEMA, WriteSpec, answer, rows};
 
 /// Writes the rows of each input partition into files of its own and answers with one row a file.
 ///
@@ -142,27 +140,9 @@ async fn write_all(
         counts.files.add(1);
         counts.bytes.add(usize::try_from(file.bytes).unwrap_or(usize::MAX));
     }
-    let answer = answer(&spec, finished)?;
+    let answer = answer::encode(finished, spec.format_version).map_err(external)?;
     untold.told();
     Ok(answer)
-}
-
-fn answer(spec: &WriteSpec, finished: Vec<Finished>) -> Result<RecordBatch> {
-    let mut json = Vec::with_capacity(finished.len());
-    let mut rows = Vec::with_capacity(finished.len());
-    let mut bytes = Vec::with_capacity(finished.len());
-    for file in finished {
-        rows.push(i64::try_from(file.rows).unwrap_or(i64::MAX));
-        bytes.push(i64::try_from(file.bytes).unwrap_or(i64::MAX));
-        let record = serialize_data_file_to_json(file.data_file, &spec.partition_type, spec.format_version);
-        json.push(
-            record.map_err(|e| external(Error::internal("a data file's record cannot be encoded").with_source(e)))?,
-        );
-    }
-    let schema: SchemaRef = Arc::clone(&WRITTEN_FILES_SCHEMA);
-    let columns: Vec<arrow::array::ArrayRef> =
-        vec![Arc::new(StringArray::from(json)), Arc::new(Int64Array::from(rows)), Arc::new(Int64Array::from(bytes))];
-    Ok(RecordBatch::try_new(schema, columns)?)
 }
 
 fn external(error: Error) -> DataFusionError {

@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::row::OwnedRow;
 use bytes::Bytes;
 use datafusion::execution::memory_pool::MemoryReservation;
+use futures::{StreamExt, TryStreamExt};
 use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat, Struct};
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -22,6 +23,8 @@ use crate::objects::from_object_store;
 
 /// Files that are open at the same time. Rows of more partitions than that, in no order, make more and smaller files.
 const MAX_OPEN: usize = 64;
+/// Files that are finished at the same time when the rows have ended.
+const CLOSED_AT_ONCE: usize = 8;
 
 /// A finished file.
 pub(super) struct Finished {
@@ -159,9 +162,17 @@ impl TaskFiles {
 
     /// Closes all files and hands them over. From here on the caller answers for them.
     pub(super) async fn finish(mut self) -> Result<(Vec<Finished>, Untold)> {
-        for (_, file) in std::mem::take(&mut self.open) {
-            self.close(file).await?;
+        let closing = std::mem::take(&mut self.open).into_values().map(|file| {
+            let spec = Arc::clone(&self.spec);
+            async move { file.finish(&spec).await }
+        });
+        // Together: each waits for its store, or for the disk.
+        let mut closing = futures::stream::iter(closing.collect::<Vec<_>>()).buffer_unordered(CLOSED_AT_ONCE);
+        while let Some((finished, untold)) = closing.try_next().await? {
+            self.untold.take_over(untold);
+            self.finished.push(finished);
         }
+        drop(closing);
         Ok((self.finished, self.untold))
     }
 }

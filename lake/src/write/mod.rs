@@ -1,20 +1,20 @@
 //! Writing rows into new data files of a table. The files are committed elsewhere, once, by the coordinator.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema as ArrowSchema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::common::{DataFusionError, Result as DFResult};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_plan::ExecutionPlan;
-use iceberg::spec::{FormatVersion, PartitionSpec, Schema, StructType, deserialize_data_file_from_json};
+use iceberg::spec::{FormatVersion, PartitionSpec, Schema, StructType, TableMetadata};
 use object_store::path::Path;
 use townlake_common::{Error, ErrorCode, QueryId, Result};
 use townlake_proto::lake::WriteRecipe;
 
-use crate::types::{LoadedTable, WrittenFile};
+use crate::types::LoadedTable;
 
+mod answer;
 mod exec;
 mod files;
 mod metrics;
@@ -26,20 +26,12 @@ mod tests;
 mod transform;
 mod upload;
 
+pub use answer::{WRITTEN_FILES_SCHEMA, written_files};
 pub(crate) use exec::IcebergWriteExec;
-
-/// The answer of a write: one row a data file, with its Iceberg record as JSON, its rows and its bytes.
-pub static WRITTEN_FILES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
-    Arc::new(ArrowSchema::new(vec![
-        Field::new("data_file", DataType::Utf8, false),
-        Field::new("rows", DataType::Int64, false),
-        Field::new("bytes", DataType::Int64, false),
-    ]))
-});
 
 /// The plan that writes the rows of `input`, in the table's column order, into new files of the table.
 ///
-/// Errors: `INVALID_QUERY` where the columns do not fit, `FORMAT_NOT_SUPPORTED` for an encrypted table.
+/// Errors: `INVALID_QUERY` where the columns do not fit, `FORMAT_NOT_SUPPORTED` for a table that cannot be appended to.
 pub fn write_plan(
     table: &LoadedTable,
     input: Arc<dyn ExecutionPlan>,
@@ -53,25 +45,12 @@ pub fn write_plan(
     }
 }
 
-/// The files that the answers of a write tell of.
-pub fn written_files(batches: &[RecordBatch], table: &LoadedTable) -> Result<Vec<WrittenFile>> {
-    let metadata = &table.metadata;
-    let (spec_id, result) = (metadata.default_partition_spec_id(), metadata.default_partition_type());
-    let mut files = Vec::new();
-    for batch in batches {
-        if batch.schema().as_ref() != WRITTEN_FILES_SCHEMA.as_ref() {
-            return Err(Error::internal("a write answered with other columns than those of its files"));
-        }
-        let [json, rows, bytes] = batch.columns() else { continue };
-        let counts = rows.as_primitive::<Int64Type>().values().iter().zip(bytes.as_primitive::<Int64Type>().values());
-        for (json, (rows, bytes)) in json.as_string::<i32>().iter().flatten().zip(counts) {
-            let data_file = deserialize_data_file_from_json(json, spec_id, result, &table.iceberg_schema)
-                .map_err(|e| Error::internal("the record of a written file cannot be decoded").with_source(e))?;
-            let positive = |number: &i64| u64::try_from(*number).unwrap_or(0);
-            files.push(WrittenFile { data_file, rows: positive(rows), bytes: positive(bytes) });
-        }
+/// The URI of the folder that a table's new data files go to.
+pub(crate) fn data_location(metadata: &TableMetadata) -> String {
+    match metadata.properties().get("write.data.path") {
+        Some(path) => path.trim_end_matches('/').to_string(),
+        None => format!("{}/data", metadata.location().trim_end_matches('/')),
     }
-    Ok(files)
 }
 
 /// What is written where, as far as an executor must know it.
@@ -100,14 +79,9 @@ impl WriteSpec {
     fn new(table: &LoadedTable, query: &QueryId) -> Result<Self> {
         let metadata = &table.metadata;
         let properties = metadata.properties();
-        if properties.contains_key("encryption.key-id") {
-            let message = format!("{} is encrypted, and encrypted files cannot be written yet", table.full_name());
-            return Err(Error::new(ErrorCode::FormatNotSupported, message));
-        }
-        let data_location = match properties.get("write.data.path") {
-            Some(path) => path.trim_end_matches('/').to_string(),
-            None => format!("{}/data", metadata.location().trim_end_matches('/')),
-        };
+        // Now, and not when the rows are written and the commit finds out.
+        table.check_writable()?;
+        let data_location = data_location(metadata);
         let (object_store_url, data_path) = table.objects.object_store_url(&data_location)?;
         Ok(Self {
             table: table.full_name(),

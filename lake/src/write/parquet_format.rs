@@ -13,8 +13,8 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 
-/// A row group is cut at this many rows, so that scans can be split and groups skipped.
-const ROW_GROUP_ROWS: usize = 1 << 20;
+/// A row group is cut at this many rows: it is the smallest part of a scan, and a scan of few groups leaves slots idle.
+const ROW_GROUP_ROWS: usize = 1 << 17;
 
 /// The options for files of a table.
 ///

@@ -2,7 +2,7 @@
 
 use townlake_common::ErrorCode;
 
-use super::{PASSWORD, TOKEN, assert_code, cells, client, error, spec, stranger, typed};
+use super::{PASSWORD, TOKEN, assert_code, cells, client, spec, stranger, typed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_and_an_unknown_user_look_the_same() {
@@ -29,7 +29,7 @@ async fn a_token_opens_the_door_and_a_wrong_one_does_not() {
     let hash = townlake_governance::hash_token(TOKEN);
     for token in ["fedcba9876543210fedcba9876543210", &TOKEN[..31], &hash, "townlake-session.", "townlake-session.AAAA"]
     {
-        let refused = error(&town.connect_with_token(token).await, "SELECT 1").await;
+        let refused = town.try_connect_with_token(token).await.err().expect("a wrong token");
         let expected =
             if token.starts_with("townlake-session") { ErrorCode::SessionNotFound } else { ErrorCode::Unauthenticated };
         assert_code(&refused, expected, token);
@@ -72,14 +72,14 @@ async fn the_token_of_a_closed_session_is_worth_nothing() {
     let token = ann.token().cloned().expect("a session token");
     let close = arrow_flight::Action::new("CloseSession", Vec::new());
     ann.do_action(close).await.expect("close the session");
-    let refused = error(&town.connect_with_token(&token).await, "SELECT 1").await;
+    let refused = town.try_connect_with_token(&token).await.err().expect("a closed session");
     assert_code(&refused, ErrorCode::SessionNotFound, "a closed session");
     // nor is it one in another town, which has another key
     let other = spec().start().await;
     let mut bob = client(&town, "bob").await;
     let token = bob.token().cloned().expect("a session token");
     bob.execute("SELECT 1".to_string(), None).await.expect("good here");
-    let refused = error(&other.connect_with_token(&token).await, "SELECT 1").await;
+    let refused = other.try_connect_with_token(&token).await.err().expect("another cluster's");
     assert_code(&refused, ErrorCode::SessionNotFound, "a session of another cluster");
     town.stop().await;
     other.stop().await;

@@ -1,9 +1,11 @@
 //! What is found in a database, and who may see it.
 
+use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::DataType;
 use townlake_common::{ErrorCode, QueryContext};
 use townlake_connectors::{ForeignKey, SourceTable, TableKeys, TableKind};
 use townlake_tests::postgres::PASSWORD;
+use townlake_tests::town::TownSpec;
 
 use super::{Crm, connections, query};
 
@@ -71,6 +73,38 @@ async fn tables_columns_and_keys_are_found() {
     assert!(source.table(&query, "pg_catalog", "pg_stat_activity").await.unwrap().is_none());
     assert!(source.list_tables(&query, "information_schema").await.unwrap().is_empty());
     assert!(source.list_tables(&query, "nothing").await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_lists_columns_is_told_how_they_are_read() {
+    let Some(crm) = Crm::new("column_comments", SCHEMA).await else { return };
+    let url = crm.postgres.url("column_comments");
+    let catalog = format!("[catalogs.crm]\ntype = \"postgres\"\nurl = \"{url}\"\nreaders = [\"ann\"]");
+    let town = TownSpec::default().executors(1).user("ann", "a password", &[]).toml(&catalog).start().await;
+    let connection = town.connect("ann", "a password").await;
+    let expected = [
+        ("id", None),
+        ("name", Some("legal name")),
+        ("ip", Some("inet, read as text: type inet is not known to the engine")),
+        ("amount", Some("numeric, read as text: this numeric declares no precision; cast it where it is used")),
+        ("note", Some("character(4), read without the padding blanks")),
+    ];
+    let select = "SELECT column_name AS \"column\", comment FROM crm.information_schema.columns \
+        WHERE table_schema = 'public' AND table_name = 'customer' ORDER BY ordinal_position";
+    for sql in ["DESCRIBE crm.public.customer", "SHOW COLUMNS FROM crm.public.customer", select] {
+        let (_, batches) = connection.collect(sql).await.unwrap();
+        let text = |name: &str| {
+            let column = |batch: &datafusion::arrow::array::RecordBatch| {
+                let column = batch.column_by_name(name).unwrap_or_else(|| panic!("{sql} has no column {name}"));
+                column.as_string::<i32>().iter().map(|text| text.map(str::to_string)).collect::<Vec<_>>()
+            };
+            batches.iter().flat_map(column).collect::<Vec<_>>()
+        };
+        let told: Vec<_> = text("column").into_iter().map(Option::unwrap).zip(text("comment")).collect();
+        let told: Vec<_> = told.iter().map(|(name, comment)| (name.as_str(), comment.as_deref())).collect();
+        assert_eq!(told, expected, "{sql}");
+    }
+    town.stop().await;
 }
 
 #[tokio::test]

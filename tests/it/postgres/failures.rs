@@ -103,6 +103,7 @@ async fn tls_is_used_as_configured() {
         ("tls = \"disable\"".to_string(), false),
         ("tls = \"prefer\"".to_string(), true),
         ("tls = \"require\"".to_string(), true),
+        (format!("tls = \"require\"\n{ca}"), true),
         (format!("tls = \"verify-full\"\n{ca}"), true),
     ];
     for (keys, is_encrypted) in cases {
@@ -124,4 +125,24 @@ async fn tls_is_used_as_configured() {
         schemas(&url.replace("127.0.0.1", "localhost"), &format!("tls = \"verify-full\"\n{ca}")).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::SourceDenied, "{error}");
     tells_no_secret(&error);
+
+    // With an authority, `require` asks who signed the certificate, and not for which host.
+    let by_name = url.replace("127.0.0.1", "localhost");
+    schemas(&by_name, &format!("tls = \"require\"\n{ca}")).await.unwrap();
+    let stranger = authority_of_nobody();
+    let error = schemas(&url, &format!("tls = \"require\"\ntls_ca = \"{}\"", stranger.path().display())).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::SourceDenied, "{error}");
+    assert!(error.message().contains("TLS") && error.message().contains("UnknownIssuer"), "{error}");
+    tells_no_secret(&error);
+}
+
+/// The certificate of an authority that signed nothing.
+fn authority_of_nobody() -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=a stranger", "-keyout", "/dev/null"]);
+    let output = openssl.arg("-out").arg(file.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    file
 }

@@ -16,11 +16,16 @@ use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::utils::JoinFilter;
-use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder};
+use datafusion::physical_plan::joins::{
+    HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder, SortMergeJoinExec,
+};
 use tokio_util::sync::CancellationToken;
 
-/// `node` with a filter that `token` stops, when it is a hash join or a nested loop join with a filter.
-pub(crate) fn interruptible(node: Arc<dyn ExecutionPlan>, token: &CancellationToken) -> Result<Arc<dyn ExecutionPlan>> {
+/// `node` with a filter that `token` stops, when it is a join with a filter. Joins without one (a cross join never has one)
+/// give their reader a batch soon enough.
+///
+/// Errors: the join cannot be built anew.
+pub fn interruptible(node: Arc<dyn ExecutionPlan>, token: &CancellationToken) -> Result<Arc<dyn ExecutionPlan>> {
     if let Some(join) = node.downcast_ref::<HashJoinExec>()
         && let Some(filter) = join.filter()
     {
@@ -31,6 +36,20 @@ pub(crate) fn interruptible(node: Arc<dyn ExecutionPlan>, token: &CancellationTo
     {
         let join = NestedLoopJoinExecBuilder::from(join).with_filter(Some(stopped_by(filter, token))).build()?;
         return Ok(Arc::new(join));
+    }
+    if let Some(join) = node.downcast_ref::<SortMergeJoinExec>()
+        && let Some(filter) = join.filter()
+    {
+        let stopped = SortMergeJoinExec::try_new(
+            Arc::clone(join.left()),
+            Arc::clone(join.right()),
+            join.on().to_vec(),
+            Some(stopped_by(filter, token)),
+            join.join_type(),
+            join.sort_options().to_vec(),
+            join.null_equality(),
+        )?;
+        return Ok(Arc::new(stopped));
     }
     Ok(node)
 }
@@ -98,13 +117,15 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use datafusion::physical_plan::{collect, displayable};
-    use datafusion::prelude::SessionContext;
+    use datafusion::prelude::{SessionConfig, SessionContext};
 
     use super::*;
 
     /// All pairs are looked at and none is found: no stream is polled meanwhile.
-    async fn join(condition: &str) -> (SessionContext, Arc<dyn ExecutionPlan>) {
-        let context = SessionContext::new();
+    async fn join(condition: &str, hash: bool) -> (SessionContext, Arc<dyn ExecutionPlan>) {
+        let mut config = SessionConfig::new();
+        config.options_mut().optimizer.prefer_hash_join = hash;
+        let context = SessionContext::new_with_config(config);
         let sql = format!(
             "SELECT count(*) FROM generate_series(1, 60000) AS a(x) JOIN generate_series(1, 60000) AS b(y) ON {condition}"
         );
@@ -119,9 +140,13 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn joins_that_find_nothing_are_stopped() {
-        for (condition, name) in [("x * y < 0", "NestedLoopJoinExec"), ("x % 2 = y % 2 AND x * y < 0", "HashJoinExec")]
-        {
-            let (context, plan) = join(condition).await;
+        let halves = "x % 2 = y % 2 AND x * y < 0";
+        for (condition, hash, name) in [
+            ("x * y < 0", true, "NestedLoopJoinExec"),
+            (halves, true, "HashJoinExec"),
+            (halves, false, "SortMergeJoinExec"),
+        ] {
+            let (context, plan) = join(condition, hash).await;
             assert!(displayable(plan.as_ref()).indent(false).to_string().contains(name));
             let token = CancellationToken::new();
             let running = tokio::spawn(collect(guard(plan, &token), context.task_ctx()));
@@ -129,7 +154,7 @@ mod tests {
             assert!(!running.is_finished(), "{name} was done too soon");
             token.cancel();
             let cancelled = Instant::now();
-            let error = townlake_engine::error::from_datafusion(&running.await.unwrap().unwrap_err());
+            let error = crate::error::from_datafusion(&running.await.unwrap().unwrap_err());
             assert_eq!(error.code(), townlake_common::ErrorCode::Cancelled);
             assert!(cancelled.elapsed() < Duration::from_millis(800), "{name} went on for {:?}", cancelled.elapsed());
         }
@@ -137,11 +162,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_guarded_join_answers_the_same() {
-        for condition in ["x < y AND y < 40", "x = y AND x + y < 100"] {
-            let (context, plan) = join(condition).await;
+        let cases = [("x < y AND y < 40", true), ("x = y AND x + y < 100", true), ("x = y AND x + y < 100", false)];
+        for (condition, hash) in cases {
+            let (context, plan) = join(condition, hash).await;
             let expected = rows(&collect(plan, context.task_ctx()).await.unwrap());
             // a plan runs once: its exchanges remember
-            let (context, plan) = join(condition).await;
+            let (context, plan) = join(condition, hash).await;
             let guarded = guard(plan, &CancellationToken::new());
             assert_eq!(rows(&collect(guarded, context.task_ctx()).await.unwrap()), expected, "{condition}");
         }
