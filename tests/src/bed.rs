@@ -358,8 +358,10 @@ pub fn binary() -> PathBuf {
 fn sections(folder: &Path, spec: &BedSpec, postgres: Option<&Postgres>) -> String {
     let hash = townlake_governance::hash_password(PASSWORD).expect("hash the password");
     let (folder, wait) = (folder.display(), spec.executor_wait);
+    // Two rounds of tasks: when an executor is lost, others have ended and others still wait.
+    let partitions = spec.executors.max(1) * 2;
     let mut text = format!(
-        "[limits]\nexecutor_wait = \"{wait}\"\n\
+        "[limits]\nexecutor_wait = \"{wait}\"\npartitions = {partitions}\n\
          [auth]\nadmins = [\"{USER}\"]\n\
          [[auth.users]]\nname = \"{USER}\"\npassword_hash = \"{hash}\"\n\
          [catalogs.lake]\ntype = \"iceberg\"\ncatalog = \"sql\"\nuri = \"sqlite://{folder}/catalog.db\"\n\
