@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeListArray, GenericByteViewArray, GenericListArray, MapArray, OffsetSizeTrait,
-    RecordBatch, RecordBatchOptions, StructArray,
+    Array, ArrayRef, AsArray, FixedSizeListArray, GenericByteViewArray, GenericListArray, MapArray, MutableArrayData,
+    OffsetSizeTrait, RecordBatch, RecordBatchOptions, StructArray, make_array,
 };
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
@@ -24,6 +24,9 @@ pub const MAX_BATCH_BYTES: usize = 1 << 20;
 
 /// Buffers are rewritten only when they hold this many times what the values use: copying well-filled buffers buys nothing.
 const WASTE: usize = 2;
+
+/// What a batch may hold beside, in bytes: buffers are rounded up, and arrays have a size of their own.
+const SLACK: usize = 64 << 10;
 
 /// Cuts the batches of `rows` to `max_rows` rows and [`MAX_BATCH_BYTES`] and compacts each piece. Empty batches disappear.
 /// It works batch by batch as the consumer asks, so back-pressure passes through.
@@ -69,6 +72,33 @@ pub fn compact_batch(batch: &RecordBatch) -> Result<RecordBatch> {
     let columns = batch.columns().iter().map(compact_array).collect::<Result<Vec<_>, ArrowError>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &options)?)
+}
+
+/// The batch with buffers of its own where it is a small part of what it holds. An aggregate gives its result out as slices
+/// of one array, and whoever counts the memory of each slice counts the whole array each time.
+///
+/// Errors: an array that is not well formed.
+pub fn own_batch(batch: &RecordBatch) -> Result<RecordBatch> {
+    let is_wasteful = |batch: &RecordBatch| {
+        used_bytes(batch).map(|used| batch.get_array_memory_size() > used.saturating_mul(WASTE).saturating_add(SLACK))
+    };
+    if !is_wasteful(batch)? {
+        return Ok(batch.clone());
+    }
+    let batch = compact_batch(batch)?;
+    if !is_wasteful(&batch)? {
+        return Ok(batch);
+    }
+    let columns = batch.columns().iter().map(copy).collect::<Result<Vec<_>, ArrowError>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &options)?)
+}
+
+fn copy(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let data = array.to_data();
+    let mut own = MutableArrayData::new(vec![&data], false, data.len());
+    own.try_extend(0, 0, data.len())?;
+    Ok(make_array(own.freeze()))
 }
 
 /// How many bytes the rows of the batch take when nothing else is kept: about what IPC writes for a compacted batch.
@@ -215,6 +245,18 @@ mod tests {
         let small = compact_batch(&slice).unwrap();
         assert!(held(&small) < 20_000, "{}", held(&small));
         assert_eq!(small, slice);
+    }
+
+    #[test]
+    fn a_slice_of_anything_can_get_memory_of_its_own() {
+        let numbers: ArrayRef = Arc::new((0..270_000).map(Some).collect::<Int64Array>());
+        let all = batch(vec![numbers, large(270_000, 100)]);
+        let slice = all.slice(1000, 50);
+        let own = own_batch(&slice).unwrap();
+        assert!(held(&own) < 20_000, "{}", held(&own));
+        assert_eq!(own, slice);
+        let whole = own_batch(&all).unwrap();
+        assert!(Arc::ptr_eq(whole.column(0), all.column(0)), "what is used is not copied");
     }
 
     #[test]

@@ -13,14 +13,15 @@ use townlake_engine::interrupt::interruptible;
 use crate::wrap::WrapExec;
 
 /// The plan of a task, with a shuffle writer on top, as we run it: every node below the writer stops when `token` is
-/// cancelled, and what a passthrough writer writes is compacted (the sort writer compacts by itself).
+/// cancelled, and what a passthrough writer writes is compacted. The sort writer compacts by itself, but counts what it holds
+/// back by batches, and spills too soon where they share their memory.
 ///
 /// Every node, not leaves alone: a nested loop join or an aggregate can work for minutes without asking a leaf for more.
 pub(crate) fn prepare(plan: Arc<dyn ExecutionPlan>, token: &CancellationToken) -> Result<Arc<dyn ExecutionPlan>> {
     let compact = !plan.is::<SortShuffleWriterExec>();
     let inputs = plan.children().into_iter().cloned().map(|input| {
         let input = input.transform_up(|node| Ok(Transformed::yes(stopped_by(node, token)?))).data()?;
-        Ok(if compact { WrapExec::compacted(input) } else { input })
+        Ok(if compact { WrapExec::compacted(input) } else { WrapExec::owned(input) })
     });
     let inputs = inputs.collect::<Result<Vec<_>>>()?;
     plan.replace_children(inputs, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep))

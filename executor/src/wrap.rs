@@ -30,6 +30,8 @@ enum Change {
     Cancel(CancellationToken),
     /// Its batches hold only the bytes that they use.
     Compact,
+    /// The memory of its batches is theirs alone.
+    Own,
 }
 
 /// `inner` with a changed stream.
@@ -56,6 +58,12 @@ impl WrapExec {
     pub(crate) fn compacted(inner: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
         let above_leaf = inner.children().is_empty();
         Arc::new(Self { inner, above_leaf, change: Change::Compact })
+    }
+
+    /// `inner` with batches that share no memory.
+    pub(crate) fn owned(inner: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        let above_leaf = inner.children().is_empty();
+        Arc::new(Self { inner, above_leaf, change: Change::Own })
     }
 }
 
@@ -108,17 +116,19 @@ impl ExecutionPlan for WrapExec {
         }
         Ok(match &self.change {
             Change::Cancel(token) => Box::pin(CancelStream::new(rows, token.clone())),
-            Change::Compact => {
-                let schema = rows.schema();
-                let small = rows.map(|batch| batch.and_then(|batch| batches::compact_batch(&batch)));
-                Box::pin(RecordBatchStreamAdapter::new(schema, small))
-            }
+            Change::Compact => each(rows, batches::compact_batch),
+            Change::Own => each(rows, batches::own_batch),
         })
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
         if self.above_leaf { None } else { self.inner.metrics() }
     }
+}
+
+fn each(rows: SendableRecordBatchStream, change: fn(&RecordBatch) -> Result<RecordBatch>) -> SendableRecordBatchStream {
+    let schema = rows.schema();
+    Box::pin(RecordBatchStreamAdapter::new(schema, rows.map(move |batch| batch.and_then(|batch| change(&batch)))))
 }
 
 /// The error of a partition that could not be read from another executor. A connection that breaks before its first block

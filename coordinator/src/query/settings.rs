@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use ballista_core::config::BALLISTA_SHUFFLE_COMPRESSION_CODEC;
 use ballista_core::extension::SessionConfigHelperExt;
+use bytesize::ByteSize;
 use datafusion::prelude::SessionConfig;
 use townlake_common::config::LimitsConfig;
 use townlake_common::{Error, ErrorCode, Result, nearest};
+use townlake_engine::session::with_broadcast_limit;
 
 /// One setting, for `SHOW SESSION` and the documentation.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +25,7 @@ pub struct Setting {
 enum Kind {
     Duration,
     Number { from: u64, to: u64 },
+    Size,
     Boolean,
     OneOf(&'static [&'static str]),
 }
@@ -36,6 +39,11 @@ pub const SETTINGS: &[Setting] = &[
         name: "batch_size",
         description: "rows of a batch inside the engine (64 to 65536)",
         kind: Kind::Number { from: 64, to: 65_536 },
+    },
+    Setting {
+        name: "broadcast_limit",
+        description: "the side of a join that is sent whole to every task is estimated at this size at most, like `10MB`",
+        kind: Kind::Size,
     },
     Setting {
         name: "exchange_compression",
@@ -88,6 +96,10 @@ pub fn validate(name: &str, value: &str) -> Result<String> {
             Ok(number) if (from..=to).contains(&number) => Ok(number.to_string()),
             _ => refuse(&format!("a whole number from {from} to {to}")),
         },
+        Kind::Size => match value.parse::<ByteSize>() {
+            Ok(size) => Ok(exact(size)),
+            Err(_) => refuse("a size"),
+        },
         Kind::Boolean => match value.to_ascii_lowercase().as_str() {
             "true" | "on" => Ok("true".to_string()),
             "false" | "off" => Ok("false".to_string()),
@@ -128,6 +140,7 @@ pub struct Effective {
     /// Every scan goes to executors, however small.
     pub always_cluster: bool,
     batch_size: Option<usize>,
+    broadcast_limit: Option<ByteSize>,
     prefer_hash_join: Option<bool>,
     pushdown_filters: Option<bool>,
     exchange_compression: Option<String>,
@@ -148,6 +161,7 @@ impl Effective {
             target_partitions: number("target_partitions").unwrap_or(default_partitions),
             always_cluster: settings.get("execution").is_some_and(|value| value == "cluster"),
             batch_size: number("batch_size"),
+            broadcast_limit: settings.get("broadcast_limit").and_then(|value| value.parse().ok()),
             prefer_hash_join: flag("prefer_hash_join"),
             pushdown_filters: flag("parquet_pushdown_filters"),
             exchange_compression: settings.get("exchange_compression").cloned(),
@@ -158,6 +172,9 @@ impl Effective {
     pub fn apply(&self, mut config: SessionConfig) -> SessionConfig {
         if let Some(rows) = self.batch_size {
             config = config.with_batch_size(rows);
+        }
+        if let Some(limit) = self.broadcast_limit {
+            config = with_broadcast_limit(config, usize::try_from(limit.as_u64()).unwrap_or(usize::MAX));
         }
         if let Some(prefer) = self.prefer_hash_join {
             config.options_mut().optimizer.prefer_hash_join = prefer;
@@ -174,6 +191,9 @@ impl Effective {
     /// The value in force, for `SHOW SESSION`.
     pub fn value_of(&self, name: &str, config: &SessionConfig) -> String {
         match name {
+            "broadcast_limit" => {
+                exact(ByteSize(config.options().optimizer.hash_join_single_partition_threshold as u64))
+            }
             "batch_size" => config.batch_size().to_string(),
             "exchange_compression" => exchange_compression(config),
             "execution" => if self.always_cluster { "cluster" } else { "auto" }.to_string(),
@@ -202,6 +222,14 @@ fn timeout(session: Option<&str>, limit: Duration) -> Option<Duration> {
     }
 }
 
+/// A size as text that reads back as the same: `ByteSize` itself rounds.
+fn exact(size: ByteSize) -> String {
+    match size.as_u64() {
+        mega if mega > 0 && mega % 1_000_000 == 0 => format!("{}MB", mega / 1_000_000),
+        bytes => format!("{bytes}B"),
+    }
+}
+
 fn parse_duration(text: &str) -> Option<Duration> {
     match text {
         "0" => Some(Duration::ZERO),
@@ -218,6 +246,10 @@ mod tests {
         assert_eq!(validate("prefer_hash_join", "ON").unwrap(), "true");
         assert_eq!(validate("query_timeout", "90s").unwrap(), "1m 30s");
         assert_eq!(validate("execution", "Cluster").unwrap(), "cluster");
+        for (given, canonical) in [("10 mb", "10MB"), ("1000kB", "1MB"), ("1MiB", "1048576B"), ("0", "0B")] {
+            assert_eq!(validate("broadcast_limit", given).unwrap(), canonical);
+            assert_eq!(canonical.parse::<ByteSize>(), given.parse::<ByteSize>());
+        }
         for (name, value) in [
             ("target_partitions", "0"),
             ("target_partitions", "1e3"),
@@ -226,6 +258,7 @@ mod tests {
             ("query_timeout", "100000000000 years"),
             ("query_timeout", "367 days"),
             ("execution", "nowhere"),
+            ("broadcast_limit", "small"),
         ] {
             let error = validate(name, value).unwrap_err();
             assert_eq!(error.code(), ErrorCode::InvalidArgument);
