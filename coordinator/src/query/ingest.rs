@@ -122,11 +122,11 @@ impl QueryService {
         // HTTP/2 tells of a client that took its call back as if its rows had ended. The server drops the call then, at the
         // next point where it gives way: that is here, and not in the midst of the commit.
         tokio::task::yield_now().await;
-        let rows = commit(Arc::clone(tracked), catalog, &table, replacement, batches, leftovers).await?;
+        let outcome = commit(Arc::clone(tracked), catalog, &table, replacement, batches, leftovers).await;
         if let Some(new_table) = new_table {
-            new_table.keep();
+            new_table.committed(&outcome);
         }
-        Ok(rows)
+        outcome
     }
 
     /// The table to write to, made first where the mode says so.

@@ -146,11 +146,11 @@ async fn run(service: Arc<QueryService>, tracked: Arc<Tracked>, write: Write) ->
     let leftovers = Leftovers::new(&catalog, &table, &tracked.context.id);
     let rows = service.run_plan(Arc::clone(&tracked), plan, state, always_cluster).await?;
     let batches: Vec<RecordBatch> = rows.try_collect().await.map_err(|error| from_datafusion(&error))?;
-    let rows = commit(tracked, catalog, &table, None, batches, leftovers).await?;
+    let outcome = commit(tracked, catalog, &table, None, batches, leftovers).await;
     if let Some(new_table) = new_table {
-        new_table.keep();
+        new_table.committed(&outcome);
     }
-    Ok(rows)
+    outcome
 }
 
 /// Commits what was written, once: to what is in the table, or as the whole table by a replacement. It is not interrupted by
