@@ -140,6 +140,8 @@ impl Shell {
             let batch = batch?;
             progress.hide();
             printer.print(&batch)?;
+            // rows that are there already never make this wait: without giving way, Ctrl-C would come after the last one
+            tokio::task::yield_now().await;
         }
         progress.hide();
         printer.finish()

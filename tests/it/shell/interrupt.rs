@@ -71,6 +71,27 @@ async fn ctrl_c_cancels_the_query_on_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ctrl_c_ends_a_statement_whose_rows_are_printed() {
+    let host = Host::start().await;
+    let rows = 4_000_000;
+    let sql = format!("SELECT value, value * 2 AS twice FROM generate_series(1, {rows})");
+    let mut child = host.sql(&["--format", "csv", "-e", &sql]).spawn().expect("start the shell");
+    let mut out = child.stdout.take().expect("its output");
+    // The shell prints faster than this reads, so that rows wait for it all the time.
+    let mut seen = vec![0; 1 << 20];
+    out.read_exact(&mut seen).await.expect("the first rows");
+    interrupt(&child);
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(30), out.read_to_end(&mut rest)).await;
+    read.expect("the shell ends").expect("its output");
+    let ran = end_of(child).await;
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.starts_with("error: CANCELLED: "), "{ran:?}");
+    let lines = seen.iter().chain(&rest).filter(|byte| **byte == b'\n').count();
+    assert!(lines < rows / 2, "{lines} of {rows} rows were printed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ctrl_c_ends_a_statement_that_is_still_planned() {
     let host = Host::start().await;
     let proxy = Proxy::start(host.town.url().trim_start_matches("http://")).await;
