@@ -11,6 +11,7 @@ use std::io::{IsTerminal, Read};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use townlake_common::{Error, ErrorCode, Result};
 
 use crate::args::{OutputFormat, SqlArgs};
@@ -91,11 +92,14 @@ impl Shell {
     /// Runs one statement and prints its rows. Ctrl-C cancels it, while it is planned too; a second one leaves at once.
     async fn statement(&mut self, sql: &str) -> Result<()> {
         let started = Instant::now();
+        // Before the query goes out: from here on no Ctrl-C is lost.
+        let mut interrupts = signal(SignalKind::interrupt())
+            .map_err(|error| Error::internal("the shell cannot listen for Ctrl-C").with_source(error))?;
         let mut planned = None;
         let rows = tokio::select! {
             rows = self.query(sql, &mut planned) => rows?,
             // what is not planned yet ends with its call, which is dropped here
-            _ = tokio::signal::ctrl_c() => return Err(self.cancel(planned.as_ref()).await),
+            _ = interrupts.recv() => return Err(self.cancel(planned.as_ref(), &mut interrupts).await),
         };
         if self.interactive && self.timing {
             eprintln!("({rows}, {:.3} s)\n", started.elapsed().as_secs_f64());
@@ -110,12 +114,12 @@ impl Shell {
     }
 
     /// Cancels a query on the server, and does not wait long for one that does not answer.
-    async fn cancel(&self, planned: Option<&Query>) -> Error {
+    async fn cancel(&self, planned: Option<&Query>, interrupts: &mut Signal) -> Error {
         let cancelled = || Error::new(ErrorCode::Cancelled, "the query was cancelled");
         let Some(query) = planned else { return cancelled() };
         let answer = tokio::select! {
             answer = tokio::time::timeout(CANCEL_LIMIT, self.connection.cancel(query)) => answer,
-            _ = tokio::signal::ctrl_c() => std::process::exit(INTERRUPTED),
+            _ = interrupts.recv() => std::process::exit(INTERRUPTED),
         };
         match answer {
             Ok(Ok(())) => cancelled(),
