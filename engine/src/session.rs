@@ -5,8 +5,8 @@
 //! - **Static planner.** The adaptive one hangs on a lost finished output; the static one recovers, and with hash joins it
 //!   is as fast (measured).
 //! - **Hash joins preferred.** A build side that does not fit its memory fails its own query with `MEMORY_LIMIT`.
-//! - **Exchange not compressed.** LZ4 cost a fifth of the executors' time in TPC-H, on loopback and a local disk; a session
-//!   may switch it on where the network is the narrower place.
+//! - **Exchange not compressed.** On loopback and a local disk LZ4 cost a tenth (q4, q21) to a fifth (q18, q22) of the
+//!   executors' CPU time; a session may switch it on where the network is the narrower place.
 //! - **View types on.** Ballista turns them off because a batch of views drags its whole buffers into every message. Here
 //!   nothing travels that is not compacted: the sort writer compacts by itself, our engine compacts under the passthrough
 //!   writers, and results are cut and compacted in the coordinator ([`crate::batches`]).
