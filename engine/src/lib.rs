@@ -14,5 +14,6 @@ pub mod interrupt;
 pub mod joins;
 pub mod network;
 pub mod runtime;
+pub mod semi_joins;
 pub mod session;
 pub mod subqueries;

@@ -35,6 +35,7 @@ use datafusion::optimizer::OptimizerRule;
 use datafusion::prelude::SessionConfig;
 
 use crate::network::{self, MAX_MESSAGE_BYTES};
+use crate::semi_joins::SemiJoinsDown;
 use crate::subqueries::ScalarSubqueries;
 
 /// See [`with_broadcast_limit`]. Each task builds the hash table anew, so a large one costs more than an exchange; TPC-H at
@@ -78,10 +79,11 @@ pub fn with_broadcast_limit(config: SessionConfig, bytes: usize) -> SessionConfi
 }
 
 /// The logical optimizer rules: DataFusion's with Ballista's in front, without which NOT IN becomes a join in one task, and
-/// ours, without which scalar subqueries do not become joins that are right.
+/// ours: without the first, scalar subqueries do not become joins that are right; the last moves semi joins down.
 pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules = ballista_core::optimizer::ballista_default_optimizer_rules();
     rules.insert(0, Arc::new(ScalarSubqueries));
+    rules.push(Arc::new(SemiJoinsDown));
     rules
 }
 
