@@ -12,8 +12,8 @@ use crate::catalog::rest::RestCatalog;
 use crate::catalog::sql::SqlCatalog;
 use crate::catalog::{Catalog, NewTable, TableHead, TableName};
 use crate::{
-    CreateTable, LakeObjects, LoadedTable, ObjectAccess, PartitionField, Replacement, TableVersion, WrittenFile,
-    commit, schema,
+    CreateTable, LakeObjects, LoadedTable, MetadataTable, ObjectAccess, PartitionField, Replacement, TableVersion,
+    WrittenFile, commit, refs, schema,
 };
 
 /// The property that holds a table's comment, as Spark and Trino have it.
@@ -123,6 +123,7 @@ impl LakeCatalog {
     /// naming a column whose type Iceberg has not, `INVALID_QUERY` for a transform that does not fit.
     pub async fn create_table(&self, create: CreateTable) -> Result<Option<Arc<LoadedTable>>> {
         let name = TableName::new(&create.schema, &create.table);
+        check_table_name(&create.table)?;
         let iceberg = schema::from_arrow(&create.columns)?;
         let spec = partition_spec(&iceberg, &create.columns, &create.partition)?;
         if let Some(location) = &create.location {
@@ -219,10 +220,24 @@ impl LakeCatalog {
     }
 }
 
+/// Refuses a name that would hide a metadata table.
+fn check_table_name(table: &str) -> Result<()> {
+    match MetadataTable::is_name_of_one(table) {
+        true => {
+            let message = format!("no table can be named {table}: that is the name of a metadata table");
+            Err(Error::new(ErrorCode::InvalidQuery, message))
+        }
+        false => Ok(()),
+    }
+}
+
 fn snapshot_at(metadata: &TableMetadata, at: &TableVersion, table: &str) -> Result<SnapshotRef> {
     let (found, asked) = match at {
         TableVersion::SnapshotId(id) => (metadata.snapshot_by_id(*id), format!("the snapshot {id}")),
-        TableVersion::Reference(name) => (metadata.snapshot_for_ref(name), format!("the branch or tag `{name}`")),
+        TableVersion::Reference(name) => {
+            let found = metadata.snapshot_for_ref(name);
+            return found.cloned().ok_or_else(|| no_such_reference(metadata, name, table));
+        }
         TableVersion::TimestampMillis(time) => {
             // The history is the main branch's; snapshots of other branches were never current.
             let entry = metadata.history().iter().rev().find(|entry| entry.timestamp_ms() <= *time);
@@ -239,9 +254,19 @@ fn snapshot_at(metadata: &TableMetadata, at: &TableVersion, table: &str) -> Resu
 
 fn is_branch(metadata: &TableMetadata, at: &TableVersion) -> bool {
     let TableVersion::Reference(name) = at else { return false };
-    let refs = serde_json::to_value(metadata).ok();
-    let kind = refs.as_ref().and_then(|json| json.get("refs")?.get(name)?.get("type")?.as_str());
-    kind == Some("branch")
+    refs::all(metadata).get(name).is_some_and(|reference| reference.is_branch())
+}
+
+/// The error for a branch or tag that the table has not.
+fn no_such_reference(metadata: &TableMetadata, name: &str, table: &str) -> Error {
+    let message = format!("table {table} does not have the branch or tag `{name}`");
+    let error = Error::new(ErrorCode::SnapshotNotFound, message);
+    let known = refs::all(metadata);
+    match nearest(name, known.keys().map(String::as_str)) {
+        Some(near) => error.with_hint(format!("did you mean '{near}'?")),
+        None if known.is_empty() => error.with_hint("the table is empty: it has no snapshot"),
+        None => error.with_hint("\"table$refs\" lists those that there are"),
+    }
 }
 
 /// The spec of `PARTITIONED BY`, with the field names that Spark and pyiceberg give.

@@ -1,7 +1,8 @@
 //! The lake: Iceberg tables as DataFusion tables, read and written in parallel and committed once.
 //!
 //! What lies where: [`LakeCatalog`] finds, creates and commits tables (SQL catalog shared with pyiceberg, or REST);
-//! [`LakeObjects`] holds one object-store client per catalog and bucket; `plan` turns a snapshot's manifests into the data
+//! [`MetadataTable`] is what `"t$files"` and its kin
+//! show; [`LakeObjects`] holds one object-store client per catalog and bucket; `plan` turns a snapshot's manifests into the data
 //! files that a query must read; `scan` and `write` are the two physical nodes; [`codec`] carries them to executors.
 //!
 //! The crate `iceberg` gives the format only (metadata, manifests, transforms). It stands on an older Arrow, so none of
@@ -15,8 +16,10 @@ mod commit;
 mod format;
 mod lake_catalog;
 mod leftovers;
+mod metadata_tables;
 mod objects;
 pub mod plan;
+mod refs;
 pub mod scan;
 pub mod schema;
 mod synced_files;
@@ -32,6 +35,7 @@ mod write;
 pub use commit::Replacement;
 pub use lake_catalog::LakeCatalog;
 pub use leftovers::Leftovers;
+pub use metadata_tables::MetadataTable;
 pub use objects::{LakeObjects, ObjectAccess};
 pub use plan::plan_files;
 pub use table::LakeTable;

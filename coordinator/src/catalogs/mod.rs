@@ -20,7 +20,7 @@ use townlake_common::config::{CatalogConfig, IcebergCatalog};
 use townlake_common::{Error, ErrorCode, Principal, QueryContext, Result};
 use townlake_connectors::{Source, SourceConnections, SourceTable, TableKeys, TableKind};
 use townlake_governance::Access;
-use townlake_lake::{LakeCatalog, LakeObjects, LakeTable, LoadedTable, TableVersion};
+use townlake_lake::{LakeCatalog, LakeObjects, LakeTable, LoadedTable, MetadataTable, TableVersion};
 
 pub use names::{Current, TableName};
 pub use types::sql_type;
@@ -165,10 +165,10 @@ impl Catalogs {
             return batch.map(memory_table).transpose();
         }
         match backend {
-            Backend::Lake(lake) => {
-                let loaded = lake.load(&name.schema, &name.table, version).await?;
-                Ok(loaded.map(LakeTable::new))
-            }
+            Backend::Lake(lake) => match lake.load(&name.schema, &name.table, version).await? {
+                Some(table) => Ok(Some(LakeTable::new(table))),
+                None => self.metadata_table(query, &lake, name, version).await,
+            },
             Backend::Source(source) => source.table(query, &name.schema, &name.table).await,
             Backend::System => {
                 let batch = self.system.table(&query.principal, &name.schema, &name.table)?;
@@ -177,9 +177,27 @@ impl Catalogs {
         }
     }
 
+    /// The metadata table of a name like `t$files`; `None` for any other name.
+    ///
+    /// Errors: `TABLE_NOT_FOUND` where `t` is no table, or has no such metadata table.
+    async fn metadata_table(
+        &self,
+        query: &QueryContext,
+        lake: &LakeCatalog,
+        name: &TableName,
+        version: Option<&TableVersion>,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
+        let Some((table, of)) = MetadataTable::split(&name.table) else { return Ok(None) };
+        match lake.load(&name.schema, table, version).await? {
+            Some(loaded) => MetadataTable::find(&loaded, of)?.provider(loaded, version).map(Some),
+            None => Err(self.not_found(query, &TableName::new(&name.catalog, &name.schema, table)).await),
+        }
+    }
+
     /// A table to write to.
     ///
-    /// Errors: those of [`Catalogs::writable`], and `SCHEMA_NOT_FOUND`, `TABLE_NOT_FOUND`.
+    /// Errors: those of [`Catalogs::writable`], `SCHEMA_NOT_FOUND`, `TABLE_NOT_FOUND`, and `NOT_SUPPORTED` for a metadata
+    /// table.
     pub async fn table_to_write(
         &self,
         query: &Arc<QueryContext>,
@@ -188,7 +206,10 @@ impl Catalogs {
         let lake = self.writable(&query.principal, &name.catalog).await?;
         match lake.load(&name.schema, &name.table, None).await? {
             Some(table) => Ok((lake, table)),
-            None => Err(self.not_found(query, name).await),
+            None => match self.metadata_table(query, &lake, name, None).await? {
+                Some(_) => Err(Error::new(ErrorCode::NotSupported, format!("metadata table {name} is read only"))),
+                None => Err(self.not_found(query, name).await),
+            },
         }
     }
 

@@ -319,11 +319,8 @@ fn changes(
     (requirements, updates)
 }
 
-/// The branch keeps its retention. The crate shows references only in the JSON of the metadata.
+/// The branch keeps its retention.
 fn retention_of_main(base: &TableMetadata) -> SnapshotRetention {
     let none = || SnapshotRetention::branch(None, None, None);
-    let Ok(json) = serde_json::to_value(base) else { return none() };
-    let reference = json.get("refs").and_then(|refs| refs.get(MAIN_BRANCH)).cloned();
-    let reference = reference.and_then(|reference| serde_json::from_value::<SnapshotReference>(reference).ok());
-    reference.map_or_else(none, |reference| reference.retention)
+    crate::refs::all(base).remove(MAIN_BRANCH).map_or_else(none, |reference| reference.retention)
 }

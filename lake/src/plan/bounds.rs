@@ -89,7 +89,7 @@ fn promote(bound: &Datum, to: &PrimitiveType) -> Option<Datum> {
 }
 
 /// A partition value that was written before its source column was widened, as one of today's type.
-fn promote_value(value: &PrimitiveLiteral, to: &PrimitiveType) -> PrimitiveLiteral {
+pub(crate) fn promote_value(value: &PrimitiveLiteral, to: &PrimitiveType) -> PrimitiveLiteral {
     match (value, to) {
         (PrimitiveLiteral::Int(v), PrimitiveType::Long) => PrimitiveLiteral::Long(i64::from(*v)),
         (PrimitiveLiteral::Float(v), PrimitiveType::Double) => PrimitiveLiteral::Double(f64::from(v.0).into()),

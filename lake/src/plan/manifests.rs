@@ -92,7 +92,7 @@ pub(crate) async fn files(table: &LoadedTable, manifest: &ManifestFile) -> Resul
 }
 
 /// Decodes on the blocking pool. A decoder that panics on hostile bytes is damage like any other.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     uri: String,
     decode: impl FnOnce() -> std::result::Result<T, iceberg::Error> + Send + 'static,
 ) -> Result<T> {
