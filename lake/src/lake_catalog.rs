@@ -12,12 +12,12 @@ use crate::catalog::rest::RestCatalog;
 use crate::catalog::sql::SqlCatalog;
 use crate::catalog::{Catalog, NewTable, TableHead, TableName};
 use crate::{
-    CreateTable, LakeObjects, LoadedTable, MetadataTable, ObjectAccess, PartitionField, Replacement, TableVersion,
-    WrittenFile, commit, refs, schema,
+    CreateTable, LakeObjects, LoadedTable, MetadataTable, ObjectAccess, PartitionField, Replacement, TableChange,
+    TableVersion, WrittenFile, commit, refs, schema,
 };
 
 /// The property that holds a table's comment, as Spark and Trino have it.
-const COMMENT: &str = "comment";
+pub(crate) const COMMENT: &str = "comment";
 
 /// A catalog of the configuration, connected. It checks no rights: its callers do.
 pub struct LakeCatalog {
@@ -141,6 +141,32 @@ impl LakeCatalog {
         }
     }
 
+    /// Makes these changes of a table, all or none, in one commit. `false`: there was nothing to change. `None`: no such table.
+    ///
+    /// Errors: `COLUMN_NOT_FOUND`, `ALREADY_EXISTS`, `SNAPSHOT_NOT_FOUND`, `NOT_SUPPORTED`, `INVALID_QUERY` and
+    /// `INVALID_ARGUMENT` for what cannot be changed so; `FORMAT_NOT_SUPPORTED` for a table that cannot be written;
+    /// `COMMIT_CONFLICT`, `COMMIT_STATE_UNKNOWN`, those of catalog and object store.
+    pub async fn alter_table(&self, schema: &str, table: &str, changes: &[TableChange]) -> Result<Option<bool>> {
+        let name = TableName::new(schema, table);
+        let Some(head) = self.catalog.load(&name).await? else { return Ok(None) };
+        let table = self.pin(&name, head, None)?;
+        commit::alter(self.catalog.as_ref(), &table, changes).await.map(Some)
+    }
+
+    /// Gives a table another name in this catalog. `false`: there is no such table.
+    ///
+    /// Errors: `ALREADY_EXISTS`, `SCHEMA_NOT_FOUND`, `INVALID_QUERY` for a name that no table can have.
+    pub async fn rename_table(&self, from: (&str, &str), to: (&str, &str)) -> Result<bool> {
+        check_table_name(to.1)?;
+        let (from, to) = (TableName::new(from.0, from.1), TableName::new(to.0, to.1));
+        let Some(head) = self.catalog.load(&from).await? else { return Ok(false) };
+        match self.catalog.rename_table(&from, &to).await {
+            // An answer may be lost, or be a proxy's that asked twice: the table itself tells.
+            Ok(false) | Err(_) if self.is_now(&to, &head).await => Ok(true),
+            renamed => renamed,
+        }
+    }
+
     /// Appends written files to the table as one snapshot, once per query: a second call finds the first one's snapshot.
     ///
     /// Returns the snapshot's id; `None` without files. Concurrent appends all land. After a definite failure the files
@@ -183,6 +209,11 @@ impl LakeCatalog {
             }
             _ => Ok(()),
         }
+    }
+
+    async fn is_now(&self, name: &TableName, head: &TableHead) -> bool {
+        let there = self.catalog.load(name).await.ok().flatten();
+        there.is_some_and(|there| there.metadata.uuid() == head.metadata.uuid())
     }
 
     /// Whether the table has a commit of this query now.
@@ -258,7 +289,7 @@ fn is_branch(metadata: &TableMetadata, at: &TableVersion) -> bool {
 }
 
 /// The error for a branch or tag that the table has not.
-fn no_such_reference(metadata: &TableMetadata, name: &str, table: &str) -> Error {
+pub(crate) fn no_such_reference(metadata: &TableMetadata, name: &str, table: &str) -> Error {
     let message = format!("table {table} does not have the branch or tag `{name}`");
     let error = Error::new(ErrorCode::SnapshotNotFound, message);
     let known = refs::all(metadata);
@@ -269,7 +300,7 @@ fn no_such_reference(metadata: &TableMetadata, name: &str, table: &str) -> Error
     }
 }
 
-/// The spec of `PARTITIONED BY`, with the field names that Spark and pyiceberg give.
+/// The spec of `PARTITIONED BY`.
 fn partition_spec(schema: &Schema, columns: &[FieldRef], fields: &[PartitionField]) -> Result<UnboundPartitionSpec> {
     let mut builder = UnboundPartitionSpec::builder();
     for field in fields {
@@ -285,13 +316,7 @@ fn partition_spec(schema: &Schema, columns: &[FieldRef], fields: &[PartitionFiel
             });
         };
         let transform = parse_transform(field, &source.field_type)?;
-        let name = match transform {
-            Transform::Identity => field.column.clone(),
-            Transform::Bucket(_) => format!("{}_bucket", field.column),
-            Transform::Truncate(_) => format!("{}_trunc", field.column),
-            Transform::Void => format!("{}_null", field.column),
-            other => format!("{}_{other}", field.column),
-        };
+        let name = partition_field_name(&field.column, transform);
         builder = builder.add_partition_field(source.id, name, transform).map_err(|error| {
             let message =
                 format!("PARTITIONED BY {}({}) is not valid: {}", field.transform, field.column, error.message());
@@ -301,7 +326,18 @@ fn partition_spec(schema: &Schema, columns: &[FieldRef], fields: &[PartitionFiel
     Ok(builder.build())
 }
 
-fn parse_transform(field: &PartitionField, source: &Type) -> Result<Transform> {
+/// The name of a partition field, as Spark and pyiceberg give it.
+pub(crate) fn partition_field_name(column: &str, transform: Transform) -> String {
+    match transform {
+        Transform::Identity => column.to_string(),
+        Transform::Bucket(_) => format!("{column}_bucket"),
+        Transform::Truncate(_) => format!("{column}_trunc"),
+        Transform::Void => format!("{column}_null"),
+        other => format!("{column}_{other}"),
+    }
+}
+
+pub(crate) fn parse_transform(field: &PartitionField, source: &Type) -> Result<Transform> {
     let invalid = |why: &str| {
         let message = format!("the partition transform {} of column {} {why}", field.transform, field.column);
         Error::new(ErrorCode::InvalidQuery, message)

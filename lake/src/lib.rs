@@ -10,6 +10,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod alter;
 mod catalog;
 pub mod codec;
 mod commit;
@@ -32,6 +33,7 @@ mod types;
 mod whole_ranges;
 mod write;
 
+pub use alter::{CreateReference, DropPartitionField, IfTaken, Position, ReferenceKind, TableChange};
 pub use commit::Replacement;
 pub use lake_catalog::LakeCatalog;
 pub use leftovers::Leftovers;

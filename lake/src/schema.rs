@@ -25,6 +25,18 @@ pub fn to_arrow(schema: &Schema) -> Result<SchemaRef> {
     Ok(Arc::new(ArrowSchema::new(arrow_fields(schema.as_struct())?)))
 }
 
+/// The Arrow schema of an Iceberg schema with the comments of its columns: for who reads about a table, not for scans.
+pub(crate) fn with_comments(arrow: &ArrowSchema, iceberg: &Schema) -> SchemaRef {
+    let fields = arrow.fields().iter().zip(iceberg.as_struct().fields()).map(|(field, of)| {
+        let mut field = field.as_ref().clone();
+        if let Some(comment) = &of.doc {
+            field.metadata_mut().insert(COMMENT.to_string(), comment.clone());
+        }
+        field
+    });
+    Arc::new(ArrowSchema::new(fields.collect::<Vec<_>>()))
+}
+
 /// The field id that an Arrow field carries.
 pub fn field_id(field: &Field) -> Option<i32> {
     field.metadata().get(PARQUET_FIELD_ID_META_KEY)?.parse().ok()

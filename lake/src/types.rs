@@ -52,6 +52,11 @@ impl LoadedTable {
         format!("{}.{}.{}", self.catalog, self.schema, self.table)
     }
 
+    /// The columns for people: as they are for Arrow, with their comments as metadata (`comment`).
+    pub fn described(&self) -> SchemaRef {
+        crate::schema::with_comments(&self.arrow_schema, &self.iceberg_schema)
+    }
+
     /// Refuses what would be read wrongly (encryption, default values), as far as metadata tells.
     ///
     /// Errors: `FORMAT_NOT_SUPPORTED` naming table and feature.

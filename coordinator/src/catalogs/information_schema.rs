@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use townlake_common::{Error, ErrorCode, QueryContext, Result};
 use townlake_connectors::column_comment;
 
-use super::{Catalogs, INFORMATION_SCHEMA, TableName, sql_type};
+use super::{Catalogs, TableName, sql_type};
 
 /// Its tables.
 pub(super) const TABLES: &[&str] = &["columns", "schemata", "tables"];
@@ -130,11 +130,8 @@ async fn columns(catalogs: &Catalogs, query: &Arc<QueryContext>, catalog: &str) 
 /// The columns of one table. One that cannot be read (a format that we refuse, one that was just dropped) has none here;
 /// it must not hide the others.
 async fn columns_of(catalogs: &Catalogs, query: &Arc<QueryContext>, name: &TableName) -> Result<Option<SchemaRef>> {
-    if name.schema == INFORMATION_SCHEMA {
-        return Ok(schema_of(&name.table));
-    }
-    match Box::pin(catalogs.table(query, name, None)).await {
-        Ok(table) => Ok(table.map(|table| table.schema())),
+    match Box::pin(catalogs.table_schema(query, &name.catalog, &name.schema, &name.table)).await {
+        Ok(schema) => Ok(schema),
         Err(error) if matches!(error.code(), ErrorCode::FormatNotSupported | ErrorCode::FileNotFound) => Ok(None),
         Err(error) => Err(error),
     }

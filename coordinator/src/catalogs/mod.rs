@@ -121,7 +121,7 @@ impl Catalogs {
         }
     }
 
-    /// The columns of a table; `None` when there is no such table.
+    /// The columns of a table with their comments; `None` when there is no such table.
     pub async fn table_schema(
         &self,
         query: &Arc<QueryContext>,
@@ -134,7 +134,11 @@ impl Catalogs {
             return Ok(information_schema::schema_of(table));
         }
         let name = TableName::new(catalog, schema, table);
-        Ok(self.table(query, &name, None).await?.map(|table| table.schema()))
+        let table = self.table(query, &name, None).await?;
+        Ok(table.map(|table| match table.downcast_ref::<LakeTable>() {
+            Some(lake) => lake.loaded().described(),
+            None => table.schema(),
+        }))
     }
 
     /// The declared keys of a table; Iceberg tables have none.

@@ -106,7 +106,7 @@ fn clauses(parser: &mut Parser<'_>) -> Result<TableClauses, ParserError> {
     }
 }
 
-fn parenthesized<T>(
+pub(super) fn parenthesized<T>(
     parser: &mut Parser<'_>,
     item: fn(&mut Parser<'_>) -> Result<T, ParserError>,
 ) -> Result<Vec<T>, ParserError> {
@@ -120,7 +120,7 @@ fn parenthesized<T>(
 }
 
 /// `column`, `day(column)`, `bucket(16, column)`, and `bucket(column, 16)` as Trino writes it.
-fn partition_field(parser: &mut Parser<'_>) -> Result<PartitionField, ParserError> {
+pub(super) fn partition_field(parser: &mut Parser<'_>) -> Result<PartitionField, ParserError> {
     let name = parser.parse_identifier()?;
     if !parser.consume_token(&Token::LParen) {
         return Ok(PartitionField { column: normalize(name), transform: "identity".to_string() });
@@ -171,7 +171,7 @@ fn width(parser: &mut Parser<'_>) -> Result<u32, ParserError> {
     }
 }
 
-fn property(parser: &mut Parser<'_>) -> Result<(String, String), ParserError> {
+pub(super) fn property(parser: &mut Parser<'_>) -> Result<(String, String), ParserError> {
     let token = parser.next_token();
     let name = match &token.token {
         Token::SingleQuotedString(text) => text.clone(),

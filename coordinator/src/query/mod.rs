@@ -5,7 +5,9 @@
 //! where it runs, and through `rows` back to the client. `write` makes tables and rows, `show` and `explain` tell, and
 //! [`Registry`] knows every query and leaves its audit rows.
 
+mod alter_table;
 mod assign;
+mod change_table;
 mod create_table;
 mod depth;
 mod explain;
@@ -20,6 +22,7 @@ mod parameters;
 mod parse;
 mod placement;
 mod planner;
+mod references;
 mod registry;
 mod relation;
 mod rows;
@@ -39,4 +42,4 @@ pub use kept_plan::{KeptPlan, Promised};
 pub use parse::parse;
 pub use registry::{QueryInfo, QueryState, Registry, Tracked};
 pub use service::{Prepared, QueryService, Running};
-pub use statement::{CreateTableStatement, Name, Statement, StatementKind};
+pub use statement::{AlterTableStatement, Alteration, CreateTableStatement, Name, NewColumn, Statement, StatementKind};

@@ -9,6 +9,7 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use townlake_common::{Error, ErrorCode, Result};
 
+use super::alter_table::parse_alter_table;
 use super::create_table::parse_create_table;
 use super::depth::check_depth;
 use super::settings;
@@ -51,6 +52,10 @@ fn parse_tokens(tokens: &[TokenWithSpan], clauses: Clauses) -> Result<Statement>
     // No other statement has a table factor: a clause there has no place.
     let mut nothing = AstStatement::Commit { chain: false, end: false, modifier: None };
     attach_clauses(&mut nothing, clauses)?;
+    let alters_table = is_keyword(first, Keyword::ALTER) && is_keyword(second, Keyword::TABLE);
+    if alters_table || is_keyword(first, Keyword::COMMENT) {
+        return parse_alter_table(tokens);
+    }
     command(tokens)
 }
 
@@ -358,7 +363,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("delete", "DELETE", "row-level changes are not offered yet"),
     ("merge", "MERGE", "row-level changes are not offered yet"),
     ("truncate", "TRUNCATE", "row-level changes are not offered yet"),
-    ("alter", "ALTER", "changing tables in place is not offered yet"),
+    ("alter", "ALTER of this kind of object", "only ALTER TABLE is offered"),
     ("create", "CREATE of this kind of object", "only CREATE SCHEMA and CREATE TABLE are offered"),
     ("drop", "DROP of this kind of object", "only DROP SCHEMA and DROP TABLE are offered"),
     ("prepare", "PREPARE", "use the prepared statements of your Flight SQL client"),

@@ -63,6 +63,7 @@ impl Run<'_> {
             Statement::CreateSchema { name, if_not_exists } => self.create_schema(name, *if_not_exists).await,
             Statement::DropSchema { name, if_exists } => self.drop_schema(name, *if_exists).await,
             Statement::CreateTable(create) => self.create_table(create).await,
+            Statement::AlterTable(alter) => self.alter_table(alter).await,
             Statement::DropTable { name, if_exists } => self.drop_table(name, *if_exists).await,
             Statement::Call { name, arguments } => self.call(name, arguments).await,
             Statement::Query(_) | Statement::Explain { .. } | Statement::Insert { .. } => {

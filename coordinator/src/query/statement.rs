@@ -1,7 +1,7 @@
 //! What a statement can be. Everything that is not in this list is refused.
 
-use datafusion::sql::sqlparser::ast::Statement as AstStatement;
-use townlake_lake::PartitionField;
+use datafusion::sql::sqlparser::ast::{DataType, Statement as AstStatement};
+use townlake_lake::{PartitionField, Position, TableChange};
 
 /// A name of one to three parts, normalised: unquoted parts in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +100,8 @@ pub enum Statement {
     },
     /// `CREATE TABLE`, with columns or `AS SELECT`.
     CreateTable(Box<CreateTableStatement>),
+    /// `ALTER TABLE` and `COMMENT ON`.
+    AlterTable(Box<AlterTableStatement>),
     /// `DROP TABLE`.
     DropTable {
         /// The table.
@@ -142,6 +144,53 @@ pub struct CreateTableStatement {
     pub properties: Vec<(String, String)>,
 }
 
+/// `ALTER TABLE [IF EXISTS] name …`.
+#[derive(Debug, Clone)]
+pub struct AlterTableStatement {
+    /// The table.
+    pub table: Name,
+    /// Say nothing when it is not there.
+    pub if_exists: bool,
+    /// What is changed.
+    pub alteration: Alteration,
+}
+
+/// What `ALTER TABLE` does.
+#[derive(Debug, Clone)]
+pub enum Alteration {
+    /// `RENAME TO`.
+    RenameTo(Name),
+    /// `ADD COLUMN`.
+    AddColumns {
+        /// The columns.
+        columns: Vec<NewColumn>,
+        /// Say nothing of those that are there.
+        if_not_exists: bool,
+    },
+    /// `ALTER COLUMN … TYPE`.
+    SetType {
+        /// The column, or a field in it.
+        path: Vec<String>,
+        /// Its new type.
+        data_type: DataType,
+    },
+    /// Everything that has no type of SQL in it.
+    Changes(Vec<TableChange>),
+}
+
+/// A column to add.
+#[derive(Debug, Clone)]
+pub struct NewColumn {
+    /// Its name, or where in a column the field goes.
+    pub path: Vec<String>,
+    /// Its type.
+    pub data_type: DataType,
+    /// COMMENT.
+    pub comment: Option<String>,
+    /// FIRST or AFTER.
+    pub position: Option<Position>,
+}
+
 /// How a client sees a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatementKind {
@@ -160,6 +209,7 @@ impl Statement {
             Self::Insert { .. } => StatementKind::Update,
             Self::CreateTable(create) if create.as_query => StatementKind::Update,
             Self::CreateTable(_)
+            | Self::AlterTable(_)
             | Self::DropTable { .. }
             | Self::CreateSchema { .. }
             | Self::DropSchema { .. }

@@ -124,7 +124,7 @@ impl Run<'_> {
         let catalogs = &self.service.catalogs;
         let catalog = catalogs.writable(&self.session.principal, &name.catalog).await?;
         catalogs.check_schema(&self.tracked.context, &name.catalog, &name.schema).await?;
-        let columns = columns_of(&planner.empty_state(), create).await?;
+        let columns = columns_of(&planner.empty_state(), create.ast.as_ref().clone()).await?;
         let created = catalog.create_table(table_of(create, &name, columns)?).await?;
         command_batch(if created.is_some() { "CREATE TABLE" } else { "CREATE TABLE: it is there already" })
     }
@@ -202,8 +202,8 @@ pub(super) fn cast_to(plan: LogicalPlan, schema: &SchemaRef) -> Result<LogicalPl
 }
 
 /// The columns of `CREATE TABLE (…)`, in the types that the planner gives their SQL names.
-async fn columns_of(state: &SessionState, create: &CreateTableStatement) -> Result<Vec<FieldRef>> {
-    let statement = DataFusionStatement::Statement(create.ast.clone());
+pub(super) async fn columns_of(state: &SessionState, create: AstStatement) -> Result<Vec<FieldRef>> {
+    let statement = DataFusionStatement::Statement(Box::new(create));
     let plan = state.statement_to_plan(statement).await.map_err(|error| from_datafusion(&error))?;
     Ok(plan.inputs().first().map(|input| input.schema().fields().iter().cloned().collect()).unwrap_or_default())
 }

@@ -87,6 +87,8 @@ pub(crate) trait Catalog: Send + Sync + 'static {
     async fn create_table(&self, name: &TableName, table: NewTable) -> Result<TableHead>;
     /// Forgets the table; its files stay. `false`: there is none.
     async fn drop_table(&self, name: &TableName) -> Result<bool>;
+    /// Gives the table another name. `false`: there is none. Errors: `ALREADY_EXISTS`, `SCHEMA_NOT_FOUND`.
+    async fn rename_table(&self, from: &TableName, to: &TableName) -> Result<bool>;
     /// Changes the table from `base` by `updates` if `requirements` hold.
     async fn commit(
         &self,

@@ -167,6 +167,24 @@ impl Catalog for RestCatalog {
         Ok(answer.found(&self.name)?.is_some())
     }
 
+    async fn rename_table(&self, from: &TableName, to: &TableName) -> Result<bool> {
+        if !self.namespace_exists(&to.namespace).await? {
+            let message = format!("schema {}.{} does not exist", self.name, to.namespace);
+            return Err(Error::new(ErrorCode::SchemaNotFound, message));
+        }
+        let identifier = |name: &TableName| json!({ "namespace": levels_of(&name.namespace), "name": name.table });
+        let body = json!({ "source": identifier(from), "destination": identifier(to) });
+        let answer = self.client.call(Method::POST, &["tables", "rename"], &[], Some(&body)).await?;
+        match answer.status.as_u16() {
+            409 => Err(Error::new(ErrorCode::AlreadyExists, format!("table {}.{to} exists already", self.name))),
+            406 | 501 => {
+                let message = format!("the REST server of catalog {} does not rename tables", self.name);
+                Err(Error::new(ErrorCode::NotSupported, message).with_source(answer.error(&self.name)))
+            }
+            _ => Ok(answer.found(&self.name)?.is_some()),
+        }
+    }
+
     async fn commit(
         &self,
         name: &TableName,

@@ -225,6 +225,30 @@ impl Catalog for SqlCatalog {
         Ok(self.execute(sql, &[&self.rows, &name.namespace, &name.table]).await? > 0)
     }
 
+    async fn rename_table(&self, from: &TableName, to: &TableName) -> Result<bool> {
+        check_name(&to.table)?;
+        if !self.namespace_exists(&to.namespace).await? {
+            let message = format!("schema {}.{} does not exist", self.name, to.namespace);
+            return Err(Error::new(ErrorCode::SchemaNotFound, message));
+        }
+        let sql = if self.typed {
+            "UPDATE iceberg_tables SET table_namespace = $4, table_name = $5 \
+             WHERE catalog_name = $1 AND table_namespace = $2 AND table_name = $3 \
+             AND (iceberg_type = 'TABLE' OR iceberg_type IS NULL)"
+        } else {
+            "UPDATE iceberg_tables SET table_namespace = $4, table_name = $5 \
+             WHERE catalog_name = $1 AND table_namespace = $2 AND table_name = $3"
+        };
+        let values = [self.rows.as_str(), &from.namespace, &from.table, &to.namespace, &to.table];
+        match self.database.execute(sql, &values).await {
+            Ok(renamed) => Ok(renamed > 0),
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+                Err(Error::new(ErrorCode::AlreadyExists, format!("table {}.{to} exists already", self.name)))
+            }
+            Err(error) => Err(unavailable(&self.name, error)),
+        }
+    }
+
     async fn commit(
         &self,
         name: &TableName,

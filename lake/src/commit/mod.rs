@@ -5,6 +5,7 @@
 //! both compare with the same old state and only one of them can win. No failed attempt is the end: a last look follows
 //! it, for an answer may be wrong too (a proxy that sends a request twice says "conflict" of a commit that happened).
 
+mod alter;
 mod replace;
 mod snapshot;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use iceberg::spec::{MAIN_BRANCH, Snapshot, SnapshotRef, SnapshotReference, Snaps
 use iceberg::{TableRequirement, TableUpdate};
 use townlake_common::{Error, ErrorCode, QueryId, Result};
 
+pub(crate) use self::alter::alter;
 use self::replace::Change;
 pub use self::replace::Replacement;
 use self::snapshot::{Append, QUERY_ID};

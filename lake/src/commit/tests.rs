@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field};
 use async_trait::async_trait;
 use iceberg::spec::Struct;
 use iceberg::{TableRequirement, TableUpdate};
@@ -13,7 +13,7 @@ use townlake_common::{Error, ErrorCode, QueryId, Result};
 use crate::catalog::sql::SqlCatalog;
 use crate::catalog::{Catalog, CommitOutcome, NewTable, TableHead, TableName};
 use crate::testing::{Lake, create_table, file};
-use crate::{TableVersion, WrittenFile, plan_files};
+use crate::{TableChange, TableVersion, WrittenFile, plan_files};
 
 async fn lake() -> Lake {
     Lake::create(&[("id", DataType::Int64), ("name", DataType::Utf8)], &[]).await
@@ -185,6 +185,9 @@ impl Catalog for Lossy {
     }
     async fn drop_table(&self, name: &TableName) -> Result<bool> {
         self.sql.drop_table(name).await
+    }
+    async fn rename_table(&self, from: &TableName, to: &TableName) -> Result<bool> {
+        self.sql.rename_table(from, to).await
     }
     async fn commit(
         &self,
@@ -425,4 +428,41 @@ async fn only_the_table_that_was_made_is_dropped_again() {
     let other = lake.load("t").await;
     lake.catalog.drop_created(&other).await.unwrap();
     assert!(lake.catalog.load("s", "t", None).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_change_whose_answer_was_lost_is_made_once() {
+    let add = || {
+        let column = Arc::new(Field::new("extra", DataType::Int32, true));
+        TableChange::AddColumn { path: vec!["extra".to_string()], column, position: None, if_not_exists: false }
+    };
+    for (happens, answer) in [
+        (true, CommitOutcome::Unknown as fn(Error) -> CommitOutcome),
+        (false, CommitOutcome::Unknown),
+        (true, CommitOutcome::Conflict),
+        (false, CommitOutcome::Conflict),
+    ] {
+        let lake = lake().await;
+        let lossy = Lossy { answer, ..Lossy::new(&lake, happens).await };
+        let table = lake.load("t").await;
+        assert!(super::alter(&lossy, &table, &[add()]).await.unwrap(), "happens: {happens}");
+        assert_eq!(lossy.losses.load(Ordering::SeqCst), 0, "the fault fired");
+        let changed = lake.load("t").await;
+        let columns = changed.iceberg_schema.as_struct().fields().len();
+        assert_eq!((columns, changed.metadata.schemas_iter().len()), (3, 2));
+        let again = super::alter(&lossy, &table, &[add()]).await.unwrap_err();
+        assert_eq!(again.code(), ErrorCode::AlreadyExists);
+    }
+}
+
+#[tokio::test]
+async fn changes_by_two_at_once_are_both_made() {
+    let lake = lake().await;
+    let other = lake.again().await;
+    let set = |key: &str| vec![TableChange::SetProperties(vec![(key.to_string(), "1".to_string())])];
+    let (a, b) = (set("a"), set("b"));
+    let (one, two) = tokio::join!(lake.catalog.alter_table("s", "t", &a), other.alter_table("s", "t", &b));
+    assert_eq!((one.unwrap(), two.unwrap()), (Some(true), Some(true)));
+    let properties = lake.load("t").await.metadata.properties().clone();
+    assert!(properties.contains_key("a") && properties.contains_key("b"), "{properties:?}");
 }
