@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
@@ -18,7 +18,7 @@ use townlake_common::{ErrorCode, QueryId};
 use super::sql::SqlCatalog;
 use super::{Catalog, CommitOutcome, NewTable, TableName};
 use crate::testing::{Lake, create_table, file};
-use crate::{LakeCatalog, plan_files};
+use crate::{LakeCatalog, TableChange, plan_files};
 
 struct Server {
     sql: SqlCatalog,
@@ -142,6 +142,25 @@ async fn commit(
     }
 }
 
+/// One table gets another name; the answer may be lost on its way.
+async fn rename(State(server): Shared, Json(body): Json<Value>) -> Answer {
+    let name = |of: &str| {
+        let part = &body[of];
+        TableName::new(part["namespace"][0].as_str().unwrap(), part["name"].as_str().unwrap())
+    };
+    match server.sql.rename_table(&name("source"), &name("destination")).await {
+        Ok(true) if take(&server.lost) => error(503),
+        Ok(true) => (StatusCode::NO_CONTENT, Json(Value::Null)),
+        Ok(false) => error(404),
+        Err(e) if e.code() == ErrorCode::AlreadyExists => error(409),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+async fn namespace(Path(namespace): Path<String>) -> Answer {
+    if namespace == "s" { ok(json!({ "namespace": ["s"] })) } else { error(404) }
+}
+
 async fn start(lake: &Lake, lost: usize, conflicts: usize) -> (Arc<Server>, Arc<LakeCatalog>) {
     let (sql, _) = lake.sql().await;
     let counter = AtomicUsize::new;
@@ -152,7 +171,9 @@ async fn start(lake: &Lake, lost: usize, conflicts: usize) -> (Arc<Server>, Arc<
     let router = Router::new()
         .route("/api/v1/oauth/tokens", post(token))
         .route("/api/v1/config", get(config))
+        .route("/api/v1/my/prefix/tables/rename", post(rename))
         .route(prefix, get(namespaces))
+        .route(&format!("{prefix}/{{namespace}}"), get(namespace))
         .route(&format!("{prefix}/{{namespace}}/tables"), get(list).post(create))
         .route(&format!("{prefix}/{{namespace}}/tables/{{table}}"), get(load).post(commit))
         .with_state(Arc::clone(&server));
@@ -227,4 +248,32 @@ async fn a_busy_server_is_not_taken_for_a_refusal() {
     let error = rest.list_schemas().await.unwrap_err();
     assert_eq!((error.code(), error.is_retryable()), (ErrorCode::SourceUnavailable, true), "{error}");
     assert_eq!(rest.list_schemas().await.unwrap(), ["deep", "deep.er", "s"]);
+}
+
+#[tokio::test]
+async fn a_table_is_changed_and_renamed_once() {
+    let lake = Lake::create(&[("id", DataType::Int64)], &[]).await;
+    let (server, rest) = start(&lake, 1, 1).await;
+    let path = |name: &str| vec![name.to_string()];
+    let column = Arc::new(Field::new("extra", DataType::Utf8, true));
+    let changes = [
+        TableChange::AddColumn { path: path("extra"), column, position: None, if_not_exists: false },
+        TableChange::RenameColumn { path: path("id"), to: "number".to_string() },
+        TableChange::SetProperties(vec![("k".to_string(), "v".to_string())]),
+    ];
+    assert_eq!(rest.alter_table("s", "t", &changes).await.unwrap(), Some(true));
+    assert_eq!((server.lost.load(Ordering::SeqCst), server.conflicts.load(Ordering::SeqCst)), (0, 0), "faults fired");
+    let table = rest.load("s", "t", None).await.unwrap().unwrap();
+    let names: Vec<_> = table.arrow_schema.fields().iter().map(|field| field.name().as_str()).collect();
+    assert_eq!((names, table.metadata.schemas_iter().len()), (vec!["number", "extra"], 2));
+
+    server.lost.store(1, Ordering::SeqCst);
+    assert!(rest.rename_table(("s", "t"), ("s", "u")).await.unwrap(), "the table tells what the answer did not");
+    assert_eq!(server.lost.load(Ordering::SeqCst), 0, "the fault fired");
+    assert!(!rest.rename_table(("s", "t"), ("s", "v")).await.unwrap());
+    rest.create_table(create_table("w", &[("id", DataType::Int64)], &[])).await.unwrap();
+    let taken = rest.rename_table(("s", "u"), ("s", "w")).await.unwrap_err();
+    assert_eq!(taken.code(), ErrorCode::AlreadyExists);
+    let nowhere = rest.rename_table(("s", "u"), ("none", "u")).await.unwrap_err();
+    assert_eq!(nowhere.code(), ErrorCode::SchemaNotFound);
 }

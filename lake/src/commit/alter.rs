@@ -2,7 +2,8 @@
 //! impossible is refused as if it had been asked for later.
 //!
 //! When a catalog does not tell whether it made a change, the table tells: either it is what the change would have made of
-//! it, or it is still what it was, and then trying again is safe, for both attempts compare with the same old state.
+//! it, or it is still what it was, and then trying again is safe, for both attempts compare with the same old state. (Two who
+//! ask for the very same change at once may so both be told that it is made.)
 
 use std::time::{Duration, Instant};
 

@@ -17,8 +17,8 @@ use super::{Batches, each_manifest, optional, required, unfit};
 use crate::LoadedTable;
 
 pub(super) fn schema(table: &LoadedTable) -> Result<Schema> {
-    let counts = || map_type(DataType::Int32, DataType::Int64);
-    let bounds = || map_type(DataType::Int32, DataType::Utf8);
+    let counts = || map_type(DataType::Int64, DataType::Int64);
+    let bounds = || map_type(DataType::Int64, DataType::Utf8);
     let mut fields = vec![
         required("content", DataType::Int32),
         required("file_path", DataType::Utf8),
@@ -96,12 +96,12 @@ impl<'a> Files<'a> {
         self.0.iter().map(move |entry| of(&entry.data_file))
     }
 
-    /// A map by field id; null where the writer gave none.
+    /// A map by field id; null where the writer gave none. The ids are BIGINT, as the literals of SQL are: `counts[1]`.
     fn counts(&self, of: fn(&DataFile) -> &HashMap<i32, u64>) -> Result<ArrayRef> {
-        let mut maps = MapBuilder::new(Some(map_names()), Int32Builder::new(), Int64Builder::new());
+        let mut maps = MapBuilder::new(Some(map_names()), Int64Builder::new(), Int64Builder::new());
         for counts in self.get(of) {
             for (id, count) in sorted(counts) {
-                maps.keys().append_value(id);
+                maps.keys().append_value(i64::from(id));
                 maps.values().append_option(i64::try_from(*count).ok());
             }
             maps.append(!counts.is_empty()).map_err(unfit)?;
@@ -111,10 +111,10 @@ impl<'a> Files<'a> {
 
     /// As [`Files::counts`], of bounds as text.
     fn bounds(&self, of: fn(&DataFile) -> &HashMap<i32, Datum>) -> Result<ArrayRef> {
-        let mut maps = MapBuilder::new(Some(map_names()), Int32Builder::new(), StringBuilder::new());
+        let mut maps = MapBuilder::new(Some(map_names()), Int64Builder::new(), StringBuilder::new());
         for bounds in self.get(of) {
             for (id, bound) in sorted(bounds) {
-                maps.keys().append_value(id);
+                maps.keys().append_value(i64::from(id));
                 maps.values().append_value(values::text(bound));
             }
             maps.append(!bounds.is_empty()).map_err(unfit)?;

@@ -22,6 +22,11 @@ async fn a_reader_cannot_write() {
         "CREATE TABLE lake.sales.mine AS SELECT 1 AS x",
         "DROP TABLE lake.sales.orders",
         "DROP TABLE IF EXISTS lake.sales.nothing",
+        "ALTER TABLE lake.sales.orders ADD COLUMN x INT",
+        "ALTER TABLE lake.sales.orders RENAME TO mine",
+        "ALTER TABLE lake.sales.orders CREATE TAG mine",
+        "ALTER TABLE IF EXISTS lake.sales.nothing DROP COLUMN x",
+        "COMMENT ON TABLE lake.sales.orders IS 'mine'",
         "DROP SCHEMA lake.sales",
         "DROP SCHEMA IF EXISTS lake.nothing",
     ] {
