@@ -288,6 +288,82 @@ def test_a_table_is_replaced_in_one_commit(town, cursor, catalog):
     assert rows(cursor, old) == [("older",)]
 
 
+@pytest.mark.parametrize("catalog", ["rest", "files", "shared"])
+def test_tables_are_changed_both_ways(town, cursor, catalog):
+    schema, theirs = f"{catalog}.evolve", town.pyiceberg(catalog)
+    cursor.execute(f"CREATE SCHEMA {schema}")
+    cursor.execute(f"CREATE TABLE {schema}.t (id INT, name VARCHAR) PARTITIONED BY (name)")
+    cursor.execute(f"INSERT INTO {schema}.t VALUES (1, 'a')")
+    for change in (
+        "ADD COLUMN more VARCHAR COMMENT 'later' FIRST",
+        "RENAME COLUMN name TO label",
+        "ALTER COLUMN id TYPE BIGINT",
+        "CREATE TAG v1",
+        "CREATE BRANCH audit RETAIN 7 DAYS",
+        "SET PROPERTIES owner = 'ann'",
+        "DROP PARTITION FIELD name",
+        "ADD PARTITION FIELD bucket(4, id)",
+    ):
+        cursor.execute(f"ALTER TABLE {schema}.t {change}")
+    assert rows(cursor, f"INSERT INTO {schema}.t VALUES ('m', 5000000000, 'b')") == [(1,)]
+    table = theirs.load_table("evolve.t")
+    assert [(f.field_id, f.name, str(f.field_type)) for f in table.schema().fields] == [
+        (3, "more", "string"),
+        (1, "id", "long"),
+        (2, "label", "string"),
+    ]
+    assert [field.name for field in table.spec().fields] == ["id_bucket"]
+    assert table.properties["owner"] == "ann"
+    assert {name: ref.snapshot_ref_type.value for name, ref in table.refs().items()} == {
+        "main": "branch",
+        "audit": "branch",
+        "v1": "tag",
+    }
+    read = sorted(table.scan().to_arrow().to_pylist(), key=lambda row: row["id"])
+    ours = rows(cursor, f"SELECT more, id, label FROM {schema}.t ORDER BY id")
+    assert ours == [tuple(row.values()) for row in read] == [(None, 1, "a"), ("m", 5_000_000_000, "b")]
+    assert rows(cursor, f"SELECT * FROM {schema}.t FOR VERSION AS OF 'v1'") == [(1, "a")]
+    files = rows(cursor, f'SELECT file_path, spec_id, record_count FROM {schema}."t$files" ORDER BY spec_id')
+    inspected = sorted(table.inspect.files().to_pylist(), key=lambda file: file["spec_id"])
+    assert files == [tuple(file[key] for key in ("file_path", "spec_id", "record_count")) for file in inspected]
+    rejected(cursor, f"ALTER TABLE {schema}.t ADD COLUMN \"MORE\" INT", "ALREADY_EXISTS", "more")
+    cursor.execute(f"ALTER TABLE {schema}.t DROP TAG v1")
+    cursor.execute(f"ALTER TABLE {schema}.t DROP COLUMN label")
+    cursor.execute(f"ALTER TABLE {schema}.t RENAME TO u")
+    assert theirs.load_table("evolve.u").schema().column_names == ["more", "id"]
+    rejected(cursor, f"SELECT * FROM {schema}.t", "TABLE_NOT_FOUND")
+    assert rows(cursor, f"SELECT count(*), sum(id) FROM {schema}.u") == [(2, 5_000_000_001)]
+
+
+@pytest.mark.parametrize("catalog", ["rest", "shared"])
+def test_changes_of_columns_and_inserts_at_once(town, cursor, catalog):
+    writers, rounds = 3, 4
+    schema, theirs = f"{catalog}.hustle", town.pyiceberg(catalog)
+    cursor.execute(f"CREATE SCHEMA {schema}")
+    cursor.execute(f"CREATE TABLE {schema}.t (id BIGINT)")
+    start = threading.Barrier(writers)
+
+    def work(writer):
+        with town.connect() as connection, connection.cursor() as own:
+            start.wait()
+            for number in range(rounds):
+                own.execute(f"ALTER TABLE {schema}.t ADD COLUMN c{writer}_{number} INT")
+                assert rows(own, f"INSERT INTO {schema}.t (id, c{writer}_{number}) VALUES ({writer}, 1)") == [(1,)]
+
+    with ThreadPoolExecutor(writers) as pool:
+        for done in [pool.submit(work, writer) for writer in range(writers)]:
+            done.result()
+    table = theirs.load_table("hustle.t")
+    ids = [field.field_id for field in table.schema().fields]
+    assert sorted(ids) == list(range(1, writers * rounds + 2)), "each column has an id of its own"
+    read = table.scan().to_arrow()
+    for writer in range(writers):
+        for number in range(rounds):
+            name = f"c{writer}_{number}"
+            assert [row["id"] for row in read.to_pylist() if row[name] == 1] == [writer]
+            assert rows(cursor, f"SELECT id, count(*) FROM {schema}.t WHERE {name} = 1 GROUP BY 1") == [(writer, 1)]
+
+
 @pytest.mark.parametrize("catalog", ["rest", "shared"])
 def test_concurrent_writers_lose_no_row(town, cursor, catalog):
     writers, rounds, size = 4, 3, 50

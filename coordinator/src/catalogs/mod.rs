@@ -169,9 +169,9 @@ impl Catalogs {
             return batch.map(memory_table).transpose();
         }
         match backend {
-            Backend::Lake(lake) => match lake.load(&name.schema, &name.table, version).await? {
-                Some(table) => Ok(Some(LakeTable::new(table))),
-                None => self.metadata_table(query, &lake, name, version).await,
+            Backend::Lake(lake) => match MetadataTable::split(&name.table) {
+                Some((table, of)) => self.metadata_table(query, &lake, name, (table, of), version).await,
+                None => Ok(lake.load(&name.schema, &name.table, version).await?.map(LakeTable::new)),
             },
             Backend::Source(source) => source.table(query, &name.schema, &name.table).await,
             Backend::System => {
@@ -181,7 +181,8 @@ impl Catalogs {
         }
     }
 
-    /// The metadata table of a name like `t$files`; `None` for any other name.
+    /// What a name like `t$files` stands for: the metadata table `files` of `t`, unless that is not known and another engine
+    /// has made a table of that very name. (Some catalogs refuse to be asked for a name with a `$`.)
     ///
     /// Errors: `TABLE_NOT_FOUND` where `t` is no table, or has no such metadata table.
     async fn metadata_table(
@@ -189,12 +190,27 @@ impl Catalogs {
         query: &QueryContext,
         lake: &LakeCatalog,
         name: &TableName,
+        (table, of): (&str, &str),
         version: Option<&TableVersion>,
     ) -> Result<Option<Arc<dyn TableProvider>>> {
-        let Some((table, of)) = MetadataTable::split(&name.table) else { return Ok(None) };
+        if !MetadataTable::is_name_of_one(&name.table)
+            && let Ok(Some(literal)) = lake.load(&name.schema, &name.table, version).await
+        {
+            return Ok(Some(LakeTable::new(literal)));
+        }
         match lake.load(&name.schema, table, version).await? {
             Some(loaded) => MetadataTable::find(&loaded, of)?.provider(loaded, version).map(Some),
             None => Err(self.not_found(query, &TableName::new(&name.catalog, &name.schema, table)).await),
+        }
+    }
+
+    /// Refuses to change a metadata table.
+    ///
+    /// Errors: `NOT_SUPPORTED`.
+    pub(crate) fn check_no_metadata_table(name: &TableName) -> Result<()> {
+        match MetadataTable::is_name_of_one(&name.table) {
+            true => Err(Error::new(ErrorCode::NotSupported, format!("the metadata table {name} is read only"))),
+            false => Ok(()),
         }
     }
 
@@ -208,12 +224,10 @@ impl Catalogs {
         name: &TableName,
     ) -> Result<(Arc<LakeCatalog>, Arc<LoadedTable>)> {
         let lake = self.writable(&query.principal, &name.catalog).await?;
+        Self::check_no_metadata_table(name)?;
         match lake.load(&name.schema, &name.table, None).await? {
             Some(table) => Ok((lake, table)),
-            None => match self.metadata_table(query, &lake, name, None).await? {
-                Some(_) => Err(Error::new(ErrorCode::NotSupported, format!("metadata table {name} is read only"))),
-                None => Err(self.not_found(query, name).await),
-            },
+            None => Err(self.not_found(query, name).await),
         }
     }
 

@@ -16,7 +16,7 @@ use super::alter_table::SqlType;
 use super::service::{Run, command_batch};
 use super::statement::{AlterTableStatement, Alteration, Name, NewColumn};
 use super::write::columns_of;
-use crate::catalogs::TableName;
+use crate::catalogs::{Catalogs, TableName};
 
 impl Run<'_> {
     /// Changes a table in one commit. It is not interrupted by a client that goes away: a change half asked for would leave
@@ -26,6 +26,7 @@ impl Run<'_> {
         let name = planner.current.table(alter.table.parts())?;
         self.tracked.set_catalogs(vec![name.catalog.clone()]);
         let lake = self.service.catalogs.writable(&self.session.principal, &name.catalog).await?;
+        Catalogs::check_no_metadata_table(&name)?;
         let done = match &alter.alteration {
             Alteration::RenameTo(to) => rename(lake, &name, to).await?,
             other => {

@@ -13,7 +13,7 @@ use townlake_connectors::column_comment;
 use super::service::{Run, command_batch};
 use super::settings::{self, SETTINGS};
 use super::statement::{Name, Statement};
-use crate::catalogs::sql_type;
+use crate::catalogs::{Catalogs, sql_type};
 
 /// The columns of what SHOW and DESCRIBE return; `None` for other statements. The first column is the one that LIKE is for.
 pub(super) fn schema_of(statement: &Statement) -> Option<SchemaRef> {
@@ -184,6 +184,7 @@ impl Run<'_> {
         let name = self.planner().current.table(name.parts())?;
         self.tracked.set_catalogs(vec![name.catalog.clone()]);
         let lake = self.service.catalogs.writable(&self.session.principal, &name.catalog).await?;
+        Catalogs::check_no_metadata_table(&name)?;
         let done = lake.drop_table(&name.schema, &name.table, true).await?;
         match (done, if_exists) {
             (true, _) => command_batch("DROP TABLE"),

@@ -11,6 +11,10 @@ use super::fields::{self, edit, find};
 use super::{LAST_ADDED, Plan, Position, TableChange};
 use crate::schema;
 
+/// Fields in each other. Statements could build a tower of them one by one, and from about 40 levels on the metadata's JSON is
+/// too deep for whoever reads it, us included.
+const MAX_LEVELS: usize = 32;
+
 /// The columns of a table while they are changed.
 pub(super) struct Columns<'a> {
     metadata: &'a TableMetadata,
@@ -56,6 +60,11 @@ impl<'a> Columns<'a> {
         let old = self.metadata.current_schema();
         if old.as_struct() == fields {
             return Ok(());
+        }
+        if fields::levels(&self.root) > MAX_LEVELS {
+            let message =
+                format!("the columns of table {} would be nested deeper than {MAX_LEVELS} levels", self.table);
+            return Err(Error::new(ErrorCode::NotSupported, message));
         }
         let schema = self.schema_of(fields, old)?;
         plan.updates.push(TableUpdate::AddSchema { schema });

@@ -73,6 +73,11 @@ pub(super) fn find(fields: &[NestedFieldRef], name: &str, table: &str) -> Result
     })
 }
 
+/// How many levels of fields there are in a type.
+pub(super) fn levels(of: &Type) -> usize {
+    fields(of).iter().map(|field| 1 + levels(&field.field_type)).max().unwrap_or(0)
+}
+
 /// The field's id and those of all fields in it.
 pub(super) fn ids(field: &NestedFieldRef) -> Vec<i32> {
     let inner = fields(&field.field_type);

@@ -160,6 +160,23 @@ async fn lists_and_maps_keep_their_shape() {
 }
 
 #[tokio::test]
+async fn a_table_that_is_too_deep_is_not_made() {
+    let lake = Lake::create(&[("a", DataType::Int32)], &[]).await;
+    let level = |of: DataType| DataType::Struct(Fields::from(vec![Field::new("x", of, true)]));
+    let ten = (0..10).fold(DataType::Int32, |of, _| level(of));
+    for (path, taken) in
+        [("c", true), (&*format!("c{}.y", ".x".repeat(9)), true), (&*format!("c{}.z", ".x".repeat(9)), true)]
+    {
+        assert_eq!(alter(&lake, &[add(path, ten.clone(), None)]).await.is_ok(), taken, "{path}");
+    }
+    let deep = format!("c{}.y{}.w", ".x".repeat(9), ".x".repeat(9));
+    assert!(alter(&lake, &[add(&deep, ten.clone(), None)]).await.is_ok());
+    let deeper = format!("{deep}{}.v", ".x".repeat(9));
+    assert_eq!(refused(&lake, add(&deeper, ten, None)).await.code(), ErrorCode::NotSupported);
+    assert!(lake.again().await.load("s", "t", None).await.unwrap().is_some(), "what was made can be read");
+}
+
+#[tokio::test]
 async fn what_partitions_a_table_stays_until_it_does_not() {
     let lake = Lake::create(&[("id", DataType::Int64), ("r", DataType::Utf8)], &[field("r", "identity")]).await;
     let error = refused(&lake, drop_column("r")).await;

@@ -72,8 +72,8 @@ impl MetadataTable {
         name.rsplit_once('$').filter(|(table, of)| !table.is_empty() && !of.is_empty())
     }
 
-    /// Whether a table of this name would hide a metadata table.
-    pub(crate) fn is_name_of_one(name: &str) -> bool {
+    /// Whether this is the name of a metadata table: then no table can have it.
+    pub fn is_name_of_one(name: &str) -> bool {
         Self::split(name).is_some_and(|(_, of)| Self::ALL.iter().any(|(known, _)| *known == of))
     }
 
