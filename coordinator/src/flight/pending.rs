@@ -11,7 +11,7 @@ use arrow::array::RecordBatch;
 use parking_lot::Mutex;
 use townlake_common::{Error, ErrorCode, QueryId, Result};
 
-use crate::query::{Prepared, Promised};
+use crate::query::Prepared;
 use crate::session::Session;
 
 /// Results that one principal may have asked for and not read, and all together.
@@ -26,10 +26,8 @@ const BYTES_TOTAL: usize = 64 << 20;
 pub struct PendingResult {
     /// The session it was planned in and will run in.
     pub session: Arc<Session>,
-    /// The statement.
+    /// The plan.
     pub prepared: Arc<Prepared>,
-    /// The execution that the client was told of.
-    pub promised: Promised,
     /// The bound parameters: one row.
     pub parameters: Option<RecordBatch>,
 }
@@ -37,8 +35,7 @@ pub struct PendingResult {
 impl PendingResult {
     /// What it is counted as, in bytes.
     pub fn size(&self) -> usize {
-        let parameters = self.parameters.as_ref().map_or(0, RecordBatch::get_array_memory_size);
-        self.prepared.sql.len() + self.promised.size() + parameters
+        self.prepared.sql.len() + self.parameters.as_ref().map_or(0, RecordBatch::get_array_memory_size)
     }
 }
 

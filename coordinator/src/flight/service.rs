@@ -21,7 +21,7 @@ use futures::{StreamExt, stream};
 use prost::Message;
 use tonic::{Request, Response, Status};
 use townlake_common::config::LimitsConfig;
-use townlake_common::{Error, ErrorCode, Result};
+use townlake_common::{Error, ErrorCode, QueryId, Result};
 
 use super::admission::Caller;
 use super::pending::{Pending, PendingResult};
@@ -30,7 +30,7 @@ use super::statements::{Statement, Statements};
 use super::tokens::Tokens;
 use super::{actions, metadata, put};
 use crate::http::Metrics;
-use crate::query::{Prepared, Promised, QueryService, StatementKind};
+use crate::query::{Prepared, QueryService, StatementKind};
 use crate::scheduling::Scheduler;
 use crate::session::{Session, SessionStore};
 
@@ -141,7 +141,7 @@ impl Parts {
 
     /// Promises the result of a planned statement: a ticket for one reading by this principal.
     fn promise(&self, result: PendingResult, descriptor: FlightDescriptor) -> Result<FlightInfo> {
-        let id = result.promised.id().clone();
+        let id = QueryId::generate();
         let principal = &result.session.principal;
         let statement_handle = self.tokens.result_ticket(&id, principal, self.pending.ttl()).into();
         let ticket = Ticket::new(TicketStatementQuery { statement_handle }.as_any().encode_to_vec());
@@ -162,11 +162,10 @@ impl Parts {
     /// Runs what was promised.
     async fn run_promised(&self, session: &Session, ticket: &[u8]) -> Result<FlightStream> {
         let id = self.tokens.check_result_ticket(ticket, &session.principal)?;
-        let PendingResult { session, prepared, promised, parameters } =
-            self.pending.take(&id, &session.principal.name)?;
+        let PendingResult { session, prepared, parameters } = self.pending.take(&id, &session.principal.name)?;
         let mut counted = self.metrics.query_started();
         let started = async {
-            let running = self.queries.execute(&session, &prepared, parameters, Some(promised)).await?;
+            let running = self.queries.execute(&session, &prepared, parameters, Some(id)).await?;
             let schema = promised_schema(&prepared).unwrap_or_else(|| results::wire_schema(&running.schema));
             match prepared.kind {
                 StatementKind::Query => Ok((running.rows, schema)),
@@ -235,8 +234,8 @@ impl FlightSqlService for FlightSql {
     ) -> Result<Response<FlightInfo>, Status> {
         refuse_transaction(query.transaction_id.as_ref())?;
         let session = session_of(&request)?;
-        let (prepared, plan) = self.0.queries.prepare_to_run(&session, &query.query).await?;
-        let result = PendingResult { session, prepared, promised: Promised::new(plan), parameters: None };
+        let prepared = self.0.queries.prepare(&session, &query.query).await?;
+        let result = PendingResult { session, prepared, parameters: None };
         Ok(Response::new(self.0.promise(result, request.into_inner())?))
     }
 
@@ -248,8 +247,7 @@ impl FlightSqlService for FlightSql {
         let session = session_of(&request)?;
         let (_, statement) = self.0.statement(&session, &query.prepared_statement_handle)?;
         let Statement { session, prepared, parameters } = statement;
-        // Not the plan of the preparation: what was written since is to be seen.
-        let result = PendingResult { session, prepared, promised: Promised::new(None), parameters };
+        let result = PendingResult { session, prepared, parameters };
         Ok(Response::new(self.0.promise(result, request.into_inner())?))
     }
 

@@ -14,7 +14,6 @@ mod explain;
 mod here;
 mod ingest;
 mod insert_target;
-mod kept_plan;
 mod many_rows;
 mod memory;
 mod new_table;
@@ -38,7 +37,6 @@ mod wire;
 mod write;
 
 pub use ingest::{IngestMode, IngestTarget};
-pub use kept_plan::{KeptPlan, Promised};
 pub use parse::parse;
 pub use registry::{QueryInfo, QueryState, Registry, Tracked};
 pub use service::{Prepared, QueryService, Running};

@@ -171,11 +171,12 @@ impl Registry {
     ///
     /// Errors: `STORE_UNAVAILABLE`: a query that cannot be audited does not run.
     pub async fn begin(self: &Arc<Self>, principal: &Principal, sql: &str) -> Result<Begun> {
-        self.begin_in(QueryContext::new(QueryId::generate(), principal.clone()), sql).await
+        self.begin_as(QueryId::generate(), principal, sql).await
     }
 
-    /// As [`Registry::begin`], in a context whose id the client was told when the query was planned.
-    pub async fn begin_in(self: &Arc<Self>, context: Arc<QueryContext>, sql: &str) -> Result<Begun> {
+    /// As [`Registry::begin`], under an id that the client was told when the query was planned.
+    pub async fn begin_as(self: &Arc<Self>, id: QueryId, principal: &Principal, sql: &str) -> Result<Begun> {
+        let context = QueryContext::new(id, principal.clone());
         let created = Utc::now();
         let tracked = Arc::new(Tracked {
             context,

@@ -20,7 +20,6 @@ use townlake_lake::LakeObjects;
 use townlake_store::Store;
 
 use super::here::{Here, HerePlan};
-use super::kept_plan::{KeptPlan, Promised};
 use super::parameters::{bind, parameters_of};
 use super::parse::parse;
 use super::placement::{Placement, placement, with_known_leaves};
@@ -130,19 +129,8 @@ impl QueryService {
     ///
     /// Errors: all that a statement can be wrong in; they leave an audit row too.
     pub async fn prepare(self: &Arc<Self>, session: &Arc<Session>, sql: &str) -> Result<Arc<Prepared>> {
-        Ok(self.prepare_to_run(session, sql).await?.0)
-    }
-
-    /// As [`QueryService::prepare`], with the plan of a query that takes no parameters, for one execution that follows.
-    ///
-    /// Errors: as [`QueryService::prepare`].
-    pub async fn prepare_to_run(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
-        sql: &str,
-    ) -> Result<(Arc<Prepared>, Option<KeptPlan>)> {
         match caught(self.try_prepare(session, sql)).await {
-            Ok((prepared, plan)) => Ok((Arc::new(prepared), plan)),
+            Ok(prepared) => Ok(Arc::new(prepared)),
             Err(error) => {
                 let shown: String = sql.chars().take(self.statement_limit()).collect();
                 self.registry.begin(&session.principal, &shown).await?.end(Some(&error)).await;
@@ -151,7 +139,7 @@ impl QueryService {
         }
     }
 
-    async fn try_prepare(&self, session: &Arc<Session>, sql: &str) -> Result<(Prepared, Option<KeptPlan>)> {
+    async fn try_prepare(&self, session: &Arc<Session>, sql: &str) -> Result<Prepared> {
         if sql.len() > self.statement_limit() {
             let message = format!("the statement has {} bytes; the limit is {}", sql.len(), self.statement_limit());
             return Err(Error::new(ErrorCode::ResourceExhausted, message).with_hint("load data with bulk ingest"));
@@ -160,21 +148,8 @@ impl QueryService {
         let context = QueryContext::new(QueryId::generate(), session.principal.clone());
         let settings = self.settings(session);
         let planner = self.planner(session, &context, &settings);
-        let (schema, parameters, plan) = match &statement {
-            Statement::Query(ast) => {
-                let planned = planner.plan(ast).await?;
-                let schema = result_schema(&planned.state, &planned.plan);
-                let parameters = parameters_of(&planned.plan)?;
-                let plan = parameters.fields().is_empty().then(|| (planned, Arc::clone(&schema)));
-                (schema, parameters, plan)
-            }
-            other => {
-                let (schema, parameters) = self.describe(&planner, other).await?;
-                (schema, parameters, None)
-            }
-        };
-        let kept = plan.map(|(planned, schema)| KeptPlan::new(context, settings, planned, schema));
-        Ok((Prepared { sql: sql.to_string(), schema, parameters, kind: statement.kind(), statement }, kept))
+        let (schema, parameters) = self.describe(&planner, &statement).await?;
+        Ok(Prepared { sql: sql.to_string(), schema, parameters, kind: statement.kind(), statement })
     }
 
     /// The result's columns and the parameters of a statement.
@@ -201,8 +176,7 @@ impl QueryService {
         }
     }
 
-    /// Runs a prepared statement with one row of parameters, as it was promised where the client was told an id. Its rows
-    /// begin to be computed when they are first asked for.
+    /// Runs a prepared statement with one row of parameters, under `id` where the client was told one. Its rows begin to be computed when they are first asked for.
     ///
     /// Errors: `STORE_UNAVAILABLE` when it cannot be audited, all that planning finds; what happens while it runs comes
     /// with the rows.
@@ -211,16 +185,16 @@ impl QueryService {
         session: &Arc<Session>,
         prepared: &Prepared,
         parameters: Option<RecordBatch>,
-        promised: Option<Promised>,
+        id: Option<QueryId>,
     ) -> Result<Running> {
-        let settings = self.settings(session);
-        let (context, kept) = promised.unwrap_or_else(|| Promised::new(None)).redeem(&session.principal, &settings);
-        let begun = self.registry.begin_in(context, &prepared.sql).await?;
+        let id = id.unwrap_or_else(QueryId::generate);
+        let begun = self.registry.begin_as(id, &session.principal, &prepared.sql).await?;
         let tracked = Arc::clone(begun.tracked()?);
+        let settings = self.settings(session);
         let limits = self.limits(&tracked, &settings);
         tracked.enter(QueryState::Planning);
         let run = Run { service: self, session, tracked: Arc::clone(&tracked), settings, parameters };
-        let started = limits.guard(run.start(&prepared.statement, kept)).await;
+        let started = limits.guard(run.start(&prepared.statement)).await;
         let id = tracked.context.id.clone();
         match started {
             Ok((schema, source)) => {
@@ -342,17 +316,11 @@ impl QueryService {
 
 impl Run<'_> {
     /// Plans the statement, or does what a command says.
-    async fn start(&self, statement: &Statement, kept: Option<(Planned, SchemaRef)>) -> Result<(SchemaRef, Source)> {
-        if let Some((planned, schema)) = kept {
-            let source = self.start_query(planned).await?;
-            return Ok((schema, source));
-        }
+    async fn start(&self, statement: &Statement) -> Result<(SchemaRef, Source)> {
         match statement {
             Statement::Query(ast) => {
-                let mut planned = self.planner().plan(ast).await?;
-                planned.plan = bind(planned.plan, self.parameters.as_ref())?;
-                let schema = result_schema(&planned.state, &planned.plan);
-                Ok((schema, self.start_query(planned).await?))
+                let planned = self.planner().plan(ast).await?;
+                self.start_query(planned).await
             }
             Statement::Explain { analyze, verbose, statement } => {
                 let source = self.explain(statement, *analyze, *verbose).await?;
@@ -369,13 +337,15 @@ impl Run<'_> {
         }
     }
 
-    async fn start_query(&self, planned: Planned) -> Result<Source> {
+    async fn start_query(&self, planned: Planned) -> Result<(SchemaRef, Source)> {
         let Planned { plan, state, catalogs } = planned;
         self.tracked.set_catalogs(catalogs);
+        let plan = bind(plan, self.parameters.as_ref())?;
+        let schema = result_schema(&state, &plan);
         let physical = state.create_physical_plan(&plan).await.map_err(|error| from_datafusion(&error))?;
         let service = Arc::clone(self.service);
         let run = service.run_plan(Arc::clone(&self.tracked), physical, state, self.settings.always_cluster);
-        Ok(Source::Lazy(Box::pin(run)))
+        Ok((schema, Source::Lazy(Box::pin(run))))
     }
 
     pub(super) fn planner(&self) -> Planner<'_> {

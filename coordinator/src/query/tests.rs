@@ -17,7 +17,7 @@ use townlake_common::{Error, ErrorCode, Principal, Result};
 use townlake_engine::error::from_datafusion;
 use townlake_store::Store;
 
-use super::{IngestMode, IngestTarget, Promised, QueryService};
+use super::{IngestMode, IngestTarget, QueryService};
 use crate::scheduling::Scheduler;
 use crate::session::Session;
 
@@ -216,34 +216,6 @@ async fn parameters_are_typed_and_checked() {
     assert_eq!(texts(&door.run_with(&ann, select, Some(row(7, "seven"))).await.unwrap()), ["seven"]);
     assert!(texts(&door.run_with(&ann, select, Some(row(8, "seven"))).await.unwrap()).is_empty());
     assert_eq!(door.error(&ann, select).await.code(), ErrorCode::InvalidArgument);
-}
-
-/// A promised query answers as of the promise under the id that was told; for another user or after a changed setting it is
-/// planned anew.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_promised_query_runs_the_plan_it_was_promised_with() {
-    let (door, ann) = (Door::open().await, session("ann"));
-    door.run(&ann, "CREATE SCHEMA lake.s").await.unwrap();
-    door.run(&ann, "CREATE TABLE lake.s.t AS SELECT 1 AS id").await.unwrap();
-    let count = "SELECT count(*) FROM lake.s.t";
-    for (set, seen) in [(None, 1), (Some("SET SESSION batch_size = 1024"), 3)] {
-        let (prepared, plan) = door.service.prepare_to_run(&ann, count).await.unwrap();
-        let promised = Promised::new(plan);
-        let id = promised.id().clone();
-        door.run(&ann, "INSERT INTO lake.s.t VALUES (2)").await.unwrap();
-        if let Some(set) = set {
-            door.run(&ann, set).await.unwrap();
-        }
-        let running = door.service.execute(&ann, &prepared, None, Some(promised)).await.unwrap();
-        assert_eq!(running.id, id);
-        assert_eq!(number(&running.rows.try_collect::<Vec<_>>().await.unwrap()), seen);
-    }
-    let (prepared, plan) = door.service.prepare_to_run(&ann, count).await.unwrap();
-    door.run(&ann, "INSERT INTO lake.s.t VALUES (3)").await.unwrap();
-    let running = door.service.execute(&session("bob"), &prepared, None, Some(Promised::new(plan))).await.unwrap();
-    assert_eq!(number(&running.rows.try_collect::<Vec<_>>().await.unwrap()), 4);
-    let (_, plan) = door.service.prepare_to_run(&ann, "SELECT $1 + 1").await.unwrap();
-    assert!(plan.is_none(), "what takes parameters is planned when they are bound");
 }
 
 #[tokio::test(flavor = "multi_thread")]
