@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
@@ -133,8 +134,15 @@ impl Run<'_> {
         let service = Arc::clone(self.service);
         let tracked = Arc::clone(&self.tracked);
         Source::Lazy(Box::pin(async move {
-            let rows = run(service, tracked, write).await?;
-            Ok(one_batch(count_batch(rows)?))
+            let made = write.new_table.as_ref().map(|_| (Arc::clone(&write.catalog), Arc::clone(&write.table)));
+            match (run(service, tracked, write).await, made) {
+                (Ok(rows), _) => Ok(one_batch(count_batch(rows)?)),
+                (Err(error), Some((catalog, table))) if error.code() != ErrorCode::CommitStateUnknown => {
+                    wait_until_gone(&catalog, &table).await;
+                    Err(error)
+                }
+                (Err(error), _) => Err(error),
+            }
         }))
     }
 }
@@ -230,4 +238,17 @@ fn table_of(create: &CreateTableStatement, name: &TableName, columns: Vec<FieldR
         location,
         if_not_exists: create.if_not_exists,
     })
+}
+
+/// The table of a failed statement is dropped beside it ([`NewTable`]): its error is told when that is done, or takes too long.
+async fn wait_until_gone(catalog: &LakeCatalog, table: &LoadedTable) {
+    let gone = async {
+        while let Ok(Some(there)) = catalog.load(&table.schema, &table.table, None).await
+            && there.metadata.uuid() == table.metadata.uuid()
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // The error counts more than the wait.
+    let _ = tokio::time::timeout(Duration::from_secs(2), gone).await;
 }
