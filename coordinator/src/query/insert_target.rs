@@ -9,10 +9,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
-use datafusion::logical_expr::{Expr, TableType};
+use datafusion::logical_expr::{DmlStatement, Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::sqlparser::ast::{SetExpr, Statement as AstStatement, TableObject};
+use townlake_lake::{LakeTable, LoadedTable};
 
 use super::parse::name_of;
 use super::statement::Name;
@@ -25,6 +27,13 @@ pub(super) fn target_of_values(statement: &AstStatement) -> Option<Name> {
         TableObject::TableName(name) if literal => name_of(name).ok(),
         _ => None,
     }
+}
+
+/// The table that an INSERT was planned for, the one that its rows fit; `None` for a table that is not the lake's.
+pub(super) fn planned_target(insert: &DmlStatement) -> Option<Arc<LoadedTable>> {
+    let provider = source_as_provider(&insert.target).ok()?;
+    let table = provider.downcast_ref::<InsertTarget>().map_or(&provider, |target| &target.table);
+    table.downcast_ref::<LakeTable>().map(|lake| Arc::clone(lake.loaded()))
 }
 
 /// A table whose columns may all be NULL and carry no metadata.

@@ -17,6 +17,7 @@ use townlake_common::{Error, ErrorCode, Result};
 use townlake_engine::error::from_datafusion;
 use townlake_lake::{CreateTable, LakeCatalog, Leftovers, LoadedTable, Replacement, write_plan, written_files};
 
+use super::insert_target::planned_target;
 use super::many_rows::bind_rows;
 use super::new_table::NewTable;
 use super::parameters::bind;
@@ -49,12 +50,16 @@ impl QueryService {
             return Err(Error::internal("another statement was taken for an INSERT"));
         };
         let name = planner.current.table(table.parts())?;
-        let (catalog, loaded) = self.catalogs.table_to_write(planner.context, &name).await?;
+        let (catalog, _) = self.catalogs.table_to_write(planner.context, &name).await?;
         let planned = planner.plan(ast).await?;
-        match planned.plan {
-            LogicalPlan::Dml(dml) => Ok((Planned { plan: dml.input.as_ref().clone(), ..planned }, catalog, loaded)),
-            _ => Err(Error::internal("an INSERT was planned as something else")),
-        }
+        let LogicalPlan::Dml(dml) = &planned.plan else {
+            return Err(Error::internal("an INSERT was planned as something else"));
+        };
+        // The table as it was planned for: it may have got other columns since it was looked at first.
+        let loaded =
+            planned_target(dml).ok_or_else(|| Error::internal("an INSERT was planned for no table of the lake"))?;
+        let input = dml.input.as_ref().clone();
+        Ok((Planned { plan: input, ..planned }, catalog, loaded))
     }
 
     /// Plans the query of a CTAS, after checking that the table may be made.
