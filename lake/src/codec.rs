@@ -24,7 +24,7 @@ use townlake_common::Error;
 use townlake_proto::lake::recipe::Node;
 use townlake_proto::lake::{Recipe, ScanRecipe, WriteRecipe};
 
-use crate::scan::{FileConstants, IcebergSource, ScanInfo, parquet_source};
+use crate::scan::{FileConstants, IcebergSource, ScanDeletes, ScanInfo, parquet_source};
 use crate::write::IcebergWriteExec;
 
 /// Functions in filters and projections travel by name, so no codec of a whole application is needed for them.
@@ -103,6 +103,7 @@ fn encode_scan(
         limit: config.limit.map(|limit| limit as u64),
         preserve_order: config.preserve_order,
         constants: source.constants().to_recipe(),
+        deletes: source.deletes().to_recipe(),
     })
 }
 
@@ -135,7 +136,9 @@ fn decode_scan(
     };
     let adapter = info.adapter(&columns)?;
     let constants = Arc::new(FileConstants::from_recipe(recipe.constants));
-    let source = IcebergSource::new(Arc::new(parquet), Arc::new(info), adapter, constants);
+    let deletes = ScanDeletes::new(&info.table, recipe.deletes.unwrap_or_default(), &columns, &ctx.runtime_env())
+        .map_err(external)?;
+    let source = IcebergSource::new(Arc::new(parquet), Arc::new(info), adapter, constants, Arc::new(deletes));
     let config = parse_protobuf_file_scan_config(files, &decode, conv, Arc::new(source.clone()))?;
     let limit = recipe.limit.and_then(|limit| usize::try_from(limit).ok());
     let config = source.adapt(config).with_limit(limit).with_preserve_order(recipe.preserve_order).build();

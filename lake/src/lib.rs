@@ -42,6 +42,7 @@ pub use objects::{LakeObjects, ObjectAccess};
 pub use plan::plan_files;
 pub use table::LakeTable;
 pub use types::{
-    ColumnBounds, CreateTable, FilePlan, LoadedTable, PartitionField, PlannedFile, TableVersion, WrittenFile,
+    ColumnBounds, CreateTable, DeleteFile, DeleteKind, FilePlan, LoadedTable, PartitionField, PlannedFile,
+    TableVersion, WrittenFile,
 };
 pub use write::{WRITTEN_FILES_SCHEMA, write_plan, written_files};

@@ -122,6 +122,41 @@ pub struct PlannedFile {
     pub columns: HashMap<i32, ColumnBounds>,
     /// By field id: what columns read as that the file does not have and that `columns` cannot say exactly.
     pub constants: BTreeMap<i32, ScalarValue>,
+    /// The delete files that apply to this file, as indices of [`FilePlan::deletes`], ascending.
+    pub deletes: Vec<usize>,
+}
+
+/// One live delete file of a snapshot, or one deletion vector in such a file.
+#[derive(Debug, Clone)]
+pub struct DeleteFile {
+    /// The file's URI as the manifest has it.
+    pub path: String,
+    /// Bytes of the whole file.
+    pub size: u64,
+    /// The partition spec that `partition` follows.
+    pub spec_id: i32,
+    /// The partition's values, in the order of the spec.
+    pub partition: Struct,
+    /// Whether the spec has no partitions: equality deletes of such a spec apply to every data file of the table.
+    pub is_global: bool,
+    /// What decides to which data files it applies.
+    pub data_sequence_number: i64,
+    /// How it names the rows.
+    pub kind: DeleteKind,
+    /// Bounds of the values that an equality delete file holds, by field id.
+    pub columns: HashMap<i32, ColumnBounds>,
+}
+
+/// How a delete file names the rows that are deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeleteKind {
+    /// By data file and position, in Parquet.
+    Positions {
+        /// The least and the greatest path of a data file in it, where they are known.
+        data_files: Option<(String, String)>,
+    },
+    /// By the values of these columns, in Parquet. Field ids, ascending.
+    Equality(Vec<i32>),
 }
 
 /// The files that a query must read, and what was skipped.
@@ -129,6 +164,8 @@ pub struct PlannedFile {
 pub struct FilePlan {
     /// The files, in a stable order (by path).
     pub files: Vec<PlannedFile>,
+    /// The delete files that apply to some of them.
+    pub deletes: Vec<Arc<DeleteFile>>,
     /// Live data files of the snapshot, as far as its manifests count them.
     pub total_files: usize,
     /// Manifests that were not opened because no file in them can match.

@@ -8,13 +8,13 @@ use std::sync::{Arc, LazyLock};
 use datafusion::common::ScalarValue;
 use iceberg::spec::{
     DataContentType, DataFile, DataFileFormat, FormatVersion, Manifest, ManifestEntry, ManifestFile, ManifestList,
-    ManifestStatus, PartitionSpec, Schema, SnapshotRef,
+    ManifestStatus, PartitionSpec, Schema, SnapshotRef, TableMetadata,
 };
 use moka::sync::Cache;
 use townlake_common::{Error, ErrorCode, Result};
 
-use super::bounds;
-use crate::{ColumnBounds, LoadedTable, ObjectAccess, PlannedFile};
+use super::{bounds, deletes};
+use crate::{ColumnBounds, DeleteFile, LoadedTable, ObjectAccess, PlannedFile};
 
 const CACHE_BYTES: u64 = 128 << 20;
 /// What one column's bounds weigh, strings aside.
@@ -24,10 +24,12 @@ const FILE_BYTES: usize = 256;
 /// What planning needs of one manifest.
 pub(crate) struct ManifestFiles {
     pub spec: PartitionSpec,
-    /// The live files, unless one of them is refused.
+    /// The live data files, unless one of them is refused.
     pub files: Vec<PlannedFile>,
+    /// The live delete files, unless one of them is refused.
+    pub deletes: Vec<Arc<DeleteFile>>,
     /// What in this manifest cannot be read correctly.
-    pub refused: Option<&'static str>,
+    pub refused: Option<String>,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -43,8 +45,10 @@ static CACHE: LazyLock<Cache<Key, Arc<ManifestFiles>>> = LazyLock::new(|| {
 });
 
 fn weight(manifest: &ManifestFiles) -> u32 {
-    let files = manifest.files.iter().map(|f| FILE_BYTES + f.path.len() + f.columns.len() * BOUNDS_BYTES);
-    u32::try_from(files.sum::<usize>()).unwrap_or(u32::MAX)
+    let file = |path: &str, columns: usize| FILE_BYTES + path.len() + columns * BOUNDS_BYTES;
+    let data = manifest.files.iter().map(|f| file(&f.path, f.columns.len()));
+    let deletes = manifest.deletes.iter().map(|f| file(&f.path, f.columns.len()));
+    u32::try_from(data.chain(deletes).sum::<usize>()).unwrap_or(u32::MAX)
 }
 
 /// The manifests of a snapshot.
@@ -84,8 +88,9 @@ pub(crate) async fn files(table: &LoadedTable, manifest: &ManifestFile) -> Resul
         return Ok(files);
     }
     let bytes = table.objects.read(&manifest.manifest_path).await?;
-    let (manifest, schema) = (manifest.clone(), Arc::clone(&table.iceberg_schema));
-    let decode = move || Ok(compact(&Manifest::parse_avro(&bytes)?, &manifest, &schema));
+    let (manifest, schema, metadata) =
+        (manifest.clone(), Arc::clone(&table.iceberg_schema), Arc::clone(&table.metadata));
+    let decode = move || Ok(compact(&Manifest::parse_avro(&bytes)?, &manifest, &schema, &metadata));
     let files = Arc::new(blocking(key.manifest.clone(), decode).await?);
     CACHE.insert(key, Arc::clone(&files));
     Ok(files)
@@ -103,37 +108,45 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
-fn compact(manifest: &Manifest, head: &ManifestFile, schema: &Schema) -> ManifestFiles {
+fn compact(manifest: &Manifest, head: &ManifestFile, schema: &Schema, metadata: &TableMetadata) -> ManifestFiles {
     let spec = manifest.metadata().partition_spec().clone().with_spec_id(head.partition_spec_id);
     let live = || manifest.entries().iter().filter(|entry| entry.is_alive());
-    let refused = live().find_map(|entry| refusal(&entry.data_file));
-    let files = match refused {
-        Some(_) => Vec::new(),
-        None => live().map(|entry| planned(entry, head, &spec, schema)).collect(),
-    };
-    ManifestFiles { spec, files, refused }
+    let refused = live().find_map(|entry| refusal(&entry.data_file, schema, metadata));
+    let (mut files, mut deletes) = (Vec::new(), Vec::new());
+    for entry in live().filter(|_| refused.is_none()) {
+        match entry.data_file.content_type() {
+            DataContentType::Data => files.push(planned(entry, head, &spec, schema)),
+            _ => deletes.push(Arc::new(deletes::planned(entry, sequence_number(entry, head), &spec, schema))),
+        }
+    }
+    ManifestFiles { spec, files, deletes, refused }
 }
 
-fn refusal(file: &DataFile) -> Option<&'static str> {
+fn refusal(file: &DataFile, schema: &Schema, metadata: &TableMetadata) -> Option<String> {
     if file.key_metadata().is_some() {
-        return Some("is encrypted");
+        return Some("is encrypted".to_string());
     }
-    match (file.content_type(), file.file_format()) {
-        (DataContentType::EqualityDeletes, _) => Some("has equality deletes"),
-        (DataContentType::PositionDeletes, DataFileFormat::Puffin) => Some("has deletion vectors"),
-        (DataContentType::PositionDeletes, _) if file.content_offset().is_some() => Some("has deletion vectors"),
-        (DataContentType::PositionDeletes, _) => Some("has position deletes"),
-        (DataContentType::Data, DataFileFormat::Parquet) => None,
-        (DataContentType::Data, DataFileFormat::Avro) => Some("has data files in Avro"),
-        (DataContentType::Data, DataFileFormat::Orc) => Some("has data files in ORC"),
-        (DataContentType::Data, DataFileFormat::Puffin) => Some("has data files in Puffin"),
+    let format = match file.file_format() {
+        DataFileFormat::Parquet => None,
+        DataFileFormat::Avro => Some("Avro"),
+        DataFileFormat::Orc => Some("ORC"),
+        DataFileFormat::Puffin => Some("Puffin"),
+    };
+    match (file.content_type(), format) {
+        (DataContentType::Data, Some(format)) => Some(format!("has data files in {format}")),
+        (DataContentType::Data, None) => None,
+        _ => deletes::refusal(file, format, schema, metadata),
     }
+}
+
+/// The data sequence number: the entry's own, or that of the snapshot that added it.
+fn sequence_number(entry: &ManifestEntry, head: &ManifestFile) -> i64 {
+    let inherits = entry.status == ManifestStatus::Added || head.sequence_number == 0;
+    entry.sequence_number.unwrap_or(if inherits { head.sequence_number } else { 0 })
 }
 
 fn planned(entry: &ManifestEntry, head: &ManifestFile, spec: &PartitionSpec, schema: &Schema) -> PlannedFile {
     let file = &entry.data_file;
-    let inherits = entry.status == ManifestStatus::Added || head.sequence_number == 0;
-    let sequence_number = entry.sequence_number.unwrap_or(if inherits { head.sequence_number } else { 0 });
     let offsets = file.split_offsets().unwrap_or_default().iter().filter_map(|offset| u64::try_from(*offset).ok());
     PlannedFile {
         path: file.file_path().to_string(),
@@ -141,10 +154,11 @@ fn planned(entry: &ManifestEntry, head: &ManifestFile, spec: &PartitionSpec, sch
         record_count: file.record_count(),
         spec_id: head.partition_spec_id,
         partition: file.partition().clone(),
-        data_sequence_number: sequence_number,
+        data_sequence_number: sequence_number(entry, head),
         split_offsets: offsets.collect(),
         columns: columns(file, spec, schema),
         constants: constants(file, spec, schema),
+        deletes: Vec::new(),
     }
 }
 

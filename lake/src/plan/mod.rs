@@ -1,6 +1,9 @@
 //! From a snapshot to the data files that a query must read.
 
 pub(crate) mod bounds;
+#[cfg(test)]
+mod delete_tests;
+pub(crate) mod deletes;
 pub(crate) mod manifests;
 mod pruning;
 #[cfg(test)]
@@ -10,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::logical_expr::Expr;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use iceberg::spec::{
     Datum, ManifestContentType, ManifestFile, PartitionField, PrimitiveLiteral, PrimitiveType, Transform, Type,
 };
@@ -24,30 +27,25 @@ use crate::{ColumnBounds, FilePlan, LoadedTable, PlannedFile};
 /// Manifests that are fetched and decoded at the same time.
 const MANIFESTS_AT_ONCE: usize = 16;
 
-/// The live data files of the table's snapshot that can hold rows that match all `filters`.
+/// The live data files of the table's snapshot that can hold rows that match all `filters`, each with the delete files that
+/// apply to it.
 ///
-/// Errors: `FORMAT_NOT_SUPPORTED` naming table and feature for whatever would be read wrongly: row-level deletes anywhere
-/// in the snapshot, encryption, default values, files that are not Parquet.
+/// Errors: `FORMAT_NOT_SUPPORTED` naming table and feature for whatever would be read wrongly: deletion vectors, equality
+/// deletes on nested columns, encryption, default values, files that are not Parquet.
 pub async fn plan_files(table: &LoadedTable, filters: &[Expr]) -> Result<FilePlan> {
     table.check_readable()?;
     let Some(snapshot) = &table.snapshot else { return Ok(FilePlan::default()) };
     let manifests = manifests::list(&table.objects, snapshot, table.metadata.format_version()).await?;
     let (deletes, data): (Vec<_>, Vec<_>) =
         manifests.into_iter().filter(may_be_live).partition(|m| m.content == ManifestContentType::Deletes);
-    for manifest in &deletes {
-        refuse(table, manifests::files(table, manifest).await?.as_ref())?;
-    }
 
     let pruner = Pruner::new(filters, Arc::clone(&table.iceberg_schema), Arc::clone(&table.arrow_schema));
     let counted: u64 = data.iter().map(live_files).sum();
     let kept = keep_manifests(table, &pruner, &data);
     let mut plan = FilePlan { pruned_manifests: data.len() - kept.len(), ..FilePlan::default() };
-    let mut opened = stream::iter(kept)
-        .map(|manifest| async move { manifests::files(table, &manifest).await })
-        .buffer_unordered(MANIFESTS_AT_ONCE);
+    let mut opened = open(table, kept);
     let mut seen = 0;
     while let Some(manifest) = opened.try_next().await? {
-        refuse(table, &manifest)?;
         seen += manifest.files.len();
         let files = keep_files(&pruner, &manifest);
         plan.pruned_files += manifest.files.len() - files.len();
@@ -55,11 +53,23 @@ pub async fn plan_files(table: &LoadedTable, filters: &[Expr]) -> Result<FilePla
     }
     plan.total_files = seen.max(usize::try_from(counted).unwrap_or(usize::MAX));
     plan.files.sort_by(|a, b| a.path.cmp(&b.path));
+    // Deletes of a partition apply to data of that partition: where no row there can match, neither is needed.
+    let manifests: Vec<_> = open(table, keep_manifests(table, &pruner, &deletes)).try_collect().await?;
+    deletes::assign(&mut plan, manifests.iter().flat_map(|manifest| &manifest.deletes));
     Ok(plan)
 }
 
-fn refuse(table: &LoadedTable, manifest: &ManifestFiles) -> Result<()> {
-    manifest.refused.map_or(Ok(()), |feature| Err(unsupported(table, feature)))
+/// The manifests as they arrive, unless something in one of them is refused.
+fn open(
+    table: &LoadedTable,
+    manifests: Vec<ManifestFile>,
+) -> impl Stream<Item = Result<Arc<ManifestFiles>>> + Unpin + Send {
+    let open = move |manifest| async move {
+        let files = manifests::files(table, &manifest).await?;
+        files.refused.as_ref().map_or(Ok(()), |feature| Err(unsupported(table, feature)))?;
+        Ok(files)
+    };
+    Box::pin(stream::iter(manifests).map(open).buffer_unordered(MANIFESTS_AT_ONCE))
 }
 
 /// A manifest whose counts are missing is taken to have live files.

@@ -3,8 +3,7 @@
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, col, lit};
-use iceberg::spec::{DataContentType, DataFileBuilder, DataFileFormat, Datum, Literal, Struct};
-use townlake_common::ErrorCode;
+use iceberg::spec::{Datum, Literal, Struct};
 
 use crate::testing::{Lake, file};
 use crate::{PartitionField, plan_files};
@@ -89,31 +88,6 @@ async fn files_within_one_manifest_are_pruned_by_their_bucket() {
     let wanted = (0..).find(|id| bucket_in(*id, 4) == 3).unwrap();
     assert_eq!(read(&lake, col("id").eq(lit(wanted))).await, ["b"]);
     assert_eq!(read(&lake, col("id").is_null()).await, ["n"]);
-}
-
-#[tokio::test]
-async fn deletes_are_refused_by_name() {
-    let vector = |file: &mut DataFileBuilder| {
-        file.file_format(DataFileFormat::Puffin);
-    };
-    let equal = |file: &mut DataFileBuilder| {
-        file.equality_ids(Some(vec![1]));
-    };
-    type Change = fn(&mut DataFileBuilder);
-    let cases: [(&str, DataContentType, Change); 3] = [
-        ("position deletes", DataContentType::PositionDeletes, |_| {}),
-        ("equality deletes", DataContentType::EqualityDeletes, equal),
-        ("deletion vectors", DataContentType::PositionDeletes, vector),
-    ];
-    for (name, content, more) in cases {
-        let lake = Lake::create(&[("id", DataType::Int64)], &[]).await;
-        lake.append("t", vec![file(&lake.location("t"), "a", Struct::empty(), |_| {})]).await;
-        lake.append_deletes("t", content, more).await;
-        let table = lake.load("t").await;
-        let error = plan_files(&table, &[col("id").eq(lit(1_i64))]).await.unwrap_err();
-        assert_eq!(error.code(), ErrorCode::FormatNotSupported);
-        assert!(error.message().contains("lake.s.t") && error.message().contains(name), "{name}: {error}");
-    }
 }
 
 #[tokio::test]

@@ -4,18 +4,10 @@
 //! so their partition values reach the adapter of the file, which fills the columns that the file does not have.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::sync::Arc;
 
-use datafusion::common::{Result, ScalarValue};
-use datafusion_datasource::PartitionedFile;
-use datafusion_datasource::file::FileSource;
-use datafusion_datasource::file_scan_config::FileScanConfig;
-use datafusion_datasource::morsel::{MorselPlanner, Morselizer};
-use object_store::ObjectStore;
+use datafusion::common::ScalarValue;
 use townlake_proto::lake::{Constant, FileConstants as Recipe, constant};
 
-use super::adapter::FieldIdAdapterFactory;
 use super::conform::Defaults;
 
 /// The constants of the files of one store, by the file's key.
@@ -62,33 +54,9 @@ impl FileConstants {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-}
 
-/// Opens each file that has constants with an adapter of its own.
-pub(super) struct PerFile {
-    pub(super) plain: Box<dyn Morselizer>,
-    pub(super) inner: Arc<dyn FileSource>,
-    pub(super) store: Arc<dyn ObjectStore>,
-    /// The scan without its files.
-    pub(super) config: FileScanConfig,
-    pub(super) partition: usize,
-    pub(super) adapter: Arc<FieldIdAdapterFactory>,
-    pub(super) constants: Arc<FileConstants>,
-}
-
-impl fmt::Debug for PerFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PerFile").field("plain", &self.plain).finish_non_exhaustive()
-    }
-}
-
-impl Morselizer for PerFile {
-    fn plan_file(&self, file: PartitionedFile) -> Result<Box<dyn MorselPlanner>> {
-        let Some(constants) = self.constants.0.get(file.object_meta.location.as_ref()) else {
-            return self.plain.plan_file(file);
-        };
-        let mut config = self.config.clone();
-        config.expr_adapter_factory = Some(Arc::new(self.adapter.with_constants(constants)));
-        self.inner.create_morselizer(Arc::clone(&self.store), &config, self.partition)?.plan_file(file)
+    /// Those of the file with this key.
+    pub(super) fn of(&self, key: &str) -> Option<&Defaults> {
+        self.0.get(key)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use arrow::datatypes::Schema as ArrowSchema;
 use chrono::DateTime;
 use datafusion::catalog::Session;
 use datafusion::common::config::TableParquetOptions;
@@ -27,11 +28,13 @@ mod adapter;
 pub(crate) mod conform;
 mod constants;
 mod defaults;
+pub(crate) mod deletes;
 mod field_id_cast;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod footers;
 mod nan;
+mod per_file;
 #[cfg(test)]
 mod pruning_tests;
 mod reader;
@@ -42,6 +45,7 @@ mod tests;
 
 pub(crate) use adapter::FieldIdAdapterFactory;
 pub(crate) use constants::FileConstants;
+pub(crate) use deletes::ScanDeletes;
 use footers::Footers;
 use reader::Readers;
 pub(crate) use source::IcebergSource;
@@ -80,7 +84,7 @@ impl ScanInfo {
     }
 
     /// The adapter factory for files of this table, whose columns for Arrow are `arrow`.
-    pub(crate) fn adapter(&self, arrow: &arrow::datatypes::Schema) -> Result<Arc<FieldIdAdapterFactory>> {
+    pub(crate) fn adapter(&self, arrow: &ArrowSchema) -> Result<Arc<FieldIdAdapterFactory>> {
         let schema: Schema = serde_json::from_str(&self.schema_json).map_err(external_json)?;
         let mapping = self.name_mapping_json.as_deref().map(serde_json::from_str::<NameMapping>).transpose();
         let mapping = mapping.map_err(|e| {
@@ -118,12 +122,18 @@ pub(crate) fn scan_plan(
         keep_first_rows(&mut plan, limit);
     }
     let info = Arc::new(ScanInfo::new(table, &plan, principal)?);
-    let adapter = info.adapter(&table.arrow_schema)?;
+    // What deletes compare is read behind the table's columns, and never leaves the scan.
+    let columns = deletes::with_key_columns(table, &plan)?;
+    let adapter = info.adapter(&columns)?;
+    let projection: Vec<usize> = match projection {
+        Some(projection) => projection.clone(),
+        None => (0..table.arrow_schema.fields().len()).collect(),
+    };
     let mut scans: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     // One scan reads from one store; a table may lie in several.
     for (url, files) in by_store(table, &plan.files)? {
         let inner = parquet_source(
-            TableSchema::from(Arc::clone(&table.arrow_schema)),
+            TableSchema::from(Arc::clone(&columns)),
             parquet_options(session),
             &url,
             session.runtime_env(),
@@ -133,14 +143,16 @@ pub(crate) fn scan_plan(
             constants.insert(path.to_string(), planned.constants.clone().into_iter().collect());
         }
         let (info, adapter) = (Arc::clone(&info), Arc::clone(&adapter));
-        let source = IcebergSource::new(Arc::new(inner), info, adapter, Arc::new(constants));
-        let statistics = statistics::of_files(&table.arrow_schema, files.iter().map(|(_, planned)| *planned));
-        let files = files.into_iter().map(|(path, planned)| partitioned_file(table, path, planned)).collect();
+        let recipe = deletes::recipe(table, &plan, &files)?;
+        let deletes = ScanDeletes::new(&info.table, recipe, &columns, session.runtime_env()).map_err(external)?;
+        let source = IcebergSource::new(Arc::new(inner), info, adapter, Arc::new(constants), Arc::new(deletes));
+        let statistics = statistics::of_rows(&columns, files.iter().map(|(_, planned)| *planned));
+        let files = files.into_iter().map(|(path, planned)| partitioned_file(&columns, path, planned)).collect();
         let config = source
             .scan(url, file_groups(files, session, limit.is_some()))
             .with_statistics(statistics)
             .with_limit(limit)
-            .with_projection_indices(projection.cloned())?
+            .with_projection_indices(Some(projection.clone()))?
             .build();
         scans.push(DataSourceExec::from_data_source(config));
     }
@@ -157,9 +169,7 @@ pub(crate) fn parquet_source(
     url: &ObjectStoreUrl,
     runtime: &Arc<RuntimeEnv>,
 ) -> Result<ParquetSource> {
-    let store = runtime.object_store(url)?;
-    let footers = Footers::of_store(runtime.cache_manager.get_file_metadata_cache(), url);
-    let readers = Readers::new(CachedParquetFileReaderFactory::new(Arc::clone(&store), Arc::new(footers)), store);
+    let readers = readers(url, runtime)?;
     let hint = options.global.metadata_size_hint;
     let source = ParquetSource::new(schema)
         .with_parquet_file_reader_factory(Arc::new(readers))
@@ -168,6 +178,13 @@ pub(crate) fn parquet_source(
         Some(bytes) => source.with_metadata_size_hint(bytes),
         None => source,
     })
+}
+
+/// Readers of Parquet files in one store.
+fn readers(url: &ObjectStoreUrl, runtime: &Arc<RuntimeEnv>) -> Result<Readers> {
+    let store = runtime.object_store(url)?;
+    let footers = Footers::of_store(runtime.cache_manager.get_file_metadata_cache(), url);
+    Ok(Readers::new(CachedParquetFileReaderFactory::new(Arc::clone(&store), Arc::new(footers)), store))
 }
 
 /// The session's Parquet settings, with the one thing that Iceberg fixes: the INT96 timestamps of old Spark files are
@@ -183,7 +200,8 @@ fn parquet_options(session: &dyn Session) -> TableParquetOptions {
 fn keep_first_rows(plan: &mut FilePlan, limit: usize) {
     let mut rows = 0_u64;
     let enough = plan.files.iter().position(|file| {
-        rows += file.record_count;
+        // How many rows deletes leave of a file is not known here.
+        rows += if file.deletes.is_empty() { file.record_count } else { 0 };
         rows >= limit as u64
     });
     if let Some(last) = enough {
@@ -207,14 +225,16 @@ fn by_store<'a>(table: &LoadedTable, files: &'a [PlannedFile]) -> Result<Vec<(Ob
     Ok(stores.into_values().collect())
 }
 
-fn partitioned_file(table: &LoadedTable, path: object_store::path::Path, planned: &PlannedFile) -> PartitionedFile {
-    // A data file never changes, so a fixed time keeps the footer cache valid.
-    let last_modified = DateTime::UNIX_EPOCH;
-    let meta = ObjectMeta { location: path, last_modified, size: planned.size, e_tag: None, version: None };
-    let mut file = PartitionedFile::new_from_meta(meta);
+fn partitioned_file(columns: &ArrowSchema, path: object_store::path::Path, planned: &PlannedFile) -> PartitionedFile {
+    let mut file = PartitionedFile::new_from_meta(unchanging(path, planned.size));
     // Always there: without a statistics struct a dynamic filter cannot skip the file.
-    file.statistics = Some(Arc::new(statistics::of_files(&table.arrow_schema, [planned])));
+    file.statistics = Some(Arc::new(statistics::of_files(columns, [planned])));
     file
+}
+
+/// What is known of a file in a store. It never changes, so a fixed time keeps the footer cache valid.
+fn unchanging(location: object_store::path::Path, size: u64) -> ObjectMeta {
+    ObjectMeta { location, last_modified: DateTime::UNIX_EPOCH, size, e_tag: None, version: None }
 }
 
 /// One group a partition. Big scans are cut by bytes (the reader turns a byte range into the row groups that begin in

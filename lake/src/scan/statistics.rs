@@ -13,8 +13,15 @@ use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use super::conform::field_id;
 use crate::types::{ColumnBounds, PlannedFile};
 
-/// The statistics of these files together, one entry a column of `schema`. Row counts are exact: a table with deletes is
-/// not read.
+/// The statistics of the rows that a scan of these files gives: where rows are deleted, nothing is exact.
+pub(super) fn of_rows<'a>(schema: &Schema, files: impl IntoIterator<Item = &'a PlannedFile>) -> Statistics {
+    let mut deleted = false;
+    let statistics = of_files(schema, files.into_iter().inspect(|file| deleted |= !file.deletes.is_empty()));
+    if deleted { statistics.to_inexact() } else { statistics }
+}
+
+/// The statistics of these files together as they were written, one entry a column of `schema`. For the reader: a column
+/// that had one value in all rows has it in those that are left.
 pub(super) fn of_files<'a>(schema: &Schema, files: impl IntoIterator<Item = &'a PlannedFile>) -> Statistics {
     let ids: Vec<Option<i32>> = schema.fields().iter().map(|field| field_id(field)).collect();
     let mut rows = 0_usize;
@@ -136,6 +143,7 @@ mod tests {
             split_offsets: vec![],
             columns: bounds.into_iter().map(|bounds| (1, bounds)).collect(),
             constants: BTreeMap::new(),
+            deletes: vec![],
         }
     }
 

@@ -8,22 +8,21 @@ use arrow::array::{
     StringViewArray, StringViewBuilder, StructArray,
 };
 use arrow::datatypes::DataType;
-use datafusion::common::{DataFusionError, ScalarValue};
-use datafusion::execution::TaskContext;
+use datafusion::common::ScalarValue;
 use datafusion::physical_plan::{ExecutionPlan, collect, replace_children_if_necessary};
 use datafusion::prelude::SessionContext;
-use datafusion_proto::physical_plan::{AsExecutionPlan, PhysicalExtensionCodec, PhysicalProtoConverterExtension};
+use datafusion_proto::physical_plan::AsExecutionPlan;
 use datafusion_proto::protobuf::PhysicalPlanNode;
 use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
 use iceberg::spec::{
     ListType, Literal, MapType, NestedField, PrimitiveType, Schema, StructType, Type, UnboundPartitionSpec,
 };
+use townlake_common::ErrorCode;
 use townlake_common::config::Config;
-use townlake_common::{Error, ErrorCode};
 
-use super::fixture::{Lake, context_over, planned, register, sql, write};
+use super::fixture::{Lake, LakeCodec, code, context_over, planned, register, sql, write};
 use crate::types::{ColumnBounds, FilePlan, LoadedTable};
-use crate::{LakeObjects, LakeTable, codec, schema};
+use crate::{LakeObjects, LakeTable, schema};
 
 fn primitive(t: PrimitiveType) -> Type {
     Type::Primitive(t)
@@ -346,48 +345,6 @@ async fn a_scan_for_nobody_is_refused() {
     let context = SessionContext::new();
     context.register_table("t", LakeTable::new(Arc::new(table))).unwrap();
     assert_eq!(code(sql(&context, "select * from t").await.unwrap_err()), ErrorCode::Internal);
-}
-
-fn code(error: DataFusionError) -> ErrorCode {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(e) = cause {
-        if let Some(error) = e.downcast_ref::<Error>() {
-            return error.code();
-        }
-        if let Some(DataFusionError::External(inner)) = e.downcast_ref::<DataFusionError>()
-            && let Some(error) = inner.downcast_ref::<Error>()
-        {
-            return error.code();
-        }
-        cause = e.source();
-    }
-    panic!("not a typed error: {error}");
-}
-
-/// The codec as the engine has it, for the lake's nodes alone.
-#[derive(Debug)]
-struct LakeCodec;
-
-impl PhysicalExtensionCodec for LakeCodec {
-    fn try_decode(
-        &self,
-        buf: &[u8],
-        inputs: &[Arc<dyn ExecutionPlan>],
-        ctx: &TaskContext,
-        conv: &dyn PhysicalProtoConverterExtension,
-    ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
-        codec::try_decode(buf, inputs, ctx, conv)
-    }
-
-    fn try_encode(
-        &self,
-        node: Arc<dyn ExecutionPlan>,
-        buf: &mut Vec<u8>,
-        conv: &dyn PhysicalProtoConverterExtension,
-    ) -> datafusion::common::Result<()> {
-        assert!(codec::try_encode(&node, buf, conv)?, "{node:?}");
-        Ok(())
-    }
 }
 
 #[tokio::test]

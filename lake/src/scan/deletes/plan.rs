@@ -1,0 +1,87 @@
+//! From planned delete files to the recipe of a scan.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use datafusion::common::Result;
+use townlake_common::Error;
+use townlake_proto::lake::{DeleteFile as File, DeletedFile, ScanDeletes as Recipe};
+
+use super::super::{KeyedFiles, external};
+use crate::plan::deletes::{Partition, key_field, partition};
+use crate::schema::arrow_field;
+use crate::types::{DeleteFile, DeleteKind, FilePlan, LoadedTable};
+
+/// The table's columns, and behind them those that equality deletes compare: under names of their own, for a column may
+/// have been dropped, renamed, or replaced by another one of its name.
+pub(crate) fn with_key_columns(table: &LoadedTable, plan: &FilePlan) -> Result<SchemaRef> {
+    let ids = plan.deletes.iter().filter_map(|delete| match &delete.kind {
+        DeleteKind::Equality(ids) => Some(ids),
+        DeleteKind::Positions { .. } => None,
+    });
+    let ids: BTreeSet<i32> = ids.flatten().copied().collect();
+    if ids.is_empty() {
+        return Ok(Arc::clone(&table.arrow_schema));
+    }
+    let keys = ids.into_iter().map(|id| {
+        let field = key_field(id, &table.iceberg_schema, &table.metadata).ok_or_else(|| {
+            external(Error::internal(format!("{} has no column with the field id {id}", table.full_name())))
+        })?;
+        let field = arrow_field(field).map_err(external)?.as_ref().clone();
+        Ok(Arc::new(field.with_name(format!("\u{1}key {id}")).with_nullable(true)))
+    });
+    let keys = keys.collect::<Result<Vec<FieldRef>>>()?;
+    let columns = table.arrow_schema.fields().iter().cloned().chain(keys);
+    Ok(Arc::new(Schema::new(columns.collect::<Vec<_>>())))
+}
+
+/// The deletes of these data files, which lie in one store.
+pub(crate) fn recipe(table: &LoadedTable, plan: &FilePlan, files: &KeyedFiles<'_>) -> Result<Recipe> {
+    let needed: BTreeSet<usize> = files.iter().flat_map(|(_, planned)| &planned.deletes).copied().collect();
+    let (mut groups, mut numbers) = (HashMap::new(), HashMap::new());
+    let mut recipe = Recipe::default();
+    for number in needed {
+        let Some(delete) = plan.deletes.get(number) else { continue };
+        numbers.insert(number, u32::try_from(recipe.files.len()).map_err(too_many)?);
+        recipe.files.push(file(table, delete, &mut groups)?);
+    }
+    for (path, planned) in files.iter().filter(|(_, planned)| !planned.deletes.is_empty()) {
+        recipe.data.push(DeletedFile {
+            path: path.to_string(),
+            uri: planned.path.clone(),
+            rows: planned.record_count,
+            sequence_number: planned.data_sequence_number,
+            deletes: planned.deletes.iter().filter_map(|number| numbers.get(number).copied()).collect(),
+        });
+    }
+    Ok(recipe)
+}
+
+/// Which equality deletes can be looked up together.
+type Scope = (Vec<i32>, Option<Partition>);
+
+fn file(table: &LoadedTable, delete: &DeleteFile, groups: &mut HashMap<Scope, u32>) -> Result<File> {
+    let (url, path) = table.objects.object_store_url(&delete.path).map_err(external)?;
+    let (equality_ids, group) = match &delete.kind {
+        DeleteKind::Positions { .. } => (Vec::new(), 0),
+        DeleteKind::Equality(ids) => {
+            let of = (!delete.is_global).then(|| partition(delete.spec_id, &delete.partition));
+            let next = u32::try_from(groups.len()).map_err(too_many)?;
+            (ids.clone(), *groups.entry((ids.clone(), of)).or_insert(next))
+        }
+    };
+    Ok(File {
+        object_store_url: url.as_str().to_string(),
+        path: path.to_string(),
+        uri: delete.path.clone(),
+        size: delete.size,
+        sequence_number: delete.data_sequence_number,
+        equality_ids,
+        group,
+    })
+}
+
+fn too_many(error: std::num::TryFromIntError) -> datafusion::common::DataFusionError {
+    external(Error::internal("a scan has more delete files than can be counted").with_source(error))
+}
