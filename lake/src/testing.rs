@@ -12,8 +12,8 @@ use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, ManifestListWriter, ManifestWriterBuilder, Operation,
-    Snapshot, SnapshotReference, SnapshotRetention, Struct, Summary,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, ManifestListWriter,
+    ManifestWriterBuilder, Operation, Snapshot, SnapshotReference, SnapshotRetention, Struct, Summary,
 };
 use iceberg::{TableRequirement, TableUpdate};
 use townlake_common::config::{CatalogConfig, Config, IcebergCatalog};
@@ -144,8 +144,9 @@ impl Lake {
         let schema = metadata.current_schema().clone();
         let spec = metadata.partition_spec_by_id(spec).unwrap().as_ref().clone();
         let id = 77 + metadata.snapshots().count() as i64;
-        let mut writer =
-            ManifestWriterBuilder::new(io.new_output("memory://m").unwrap(), Some(id), schema, spec).build_v2_deletes();
+        let writer = ManifestWriterBuilder::new(io.new_output("memory://m").unwrap(), Some(id), schema, spec);
+        let v3 = metadata.format_version() == FormatVersion::V3;
+        let mut writer = if v3 { writer.build_v3_deletes() } else { writer.build_v2_deletes() };
         for delete in deletes {
             writer.add_file(delete, -1).unwrap();
         }
@@ -159,8 +160,13 @@ impl Lake {
         all.push(manifest);
         let output = io.new_output("memory://l").unwrap().writer().await.unwrap();
         let sequence = metadata.next_sequence_number();
-        let mut list = ManifestListWriter::v2(output, id, Some(parent.snapshot_id()), sequence);
+        let (parent_id, first_row) = (Some(parent.snapshot_id()), metadata.next_row_id());
+        let mut list = match v3 {
+            true => ManifestListWriter::v3(output, id, parent_id, sequence, Some(first_row)),
+            false => ManifestListWriter::v2(output, id, parent_id, sequence),
+        };
         list.add_manifests(all.into_iter()).unwrap();
+        let new_rows = list.next_row_id().map_or(0, |next| next - first_row);
         list.close().await.unwrap();
         let uri = format!("{location}/metadata/snap-{id}.avro");
         objects.write(&uri, io.new_input("memory://l").unwrap().read().await.unwrap()).await.unwrap();
@@ -173,14 +179,22 @@ impl Lake {
             .with_timestamp_ms(metadata.last_updated_ms())
             .with_manifest_list(uri)
             .with_summary(summary)
-            .with_schema_id(metadata.current_schema_id())
-            .build();
+            .with_schema_id(metadata.current_schema_id());
+        let snapshot = if v3 { snapshot.with_row_range(first_row, new_rows).build() } else { snapshot.build() };
         let reference = SnapshotReference::new(id, SnapshotRetention::branch(None, None, None));
         let updates = vec![
             TableUpdate::AddSnapshot { snapshot },
             TableUpdate::SetSnapshotRef { ref_name: "main".to_string(), reference },
         ];
-        let requirements = vec![TableRequirement::UuidMatch { uuid: metadata.uuid() }];
+        self.update(table, updates).await;
+    }
+
+    /// Changes the metadata of the table.
+    pub async fn update(&self, table: &str, updates: Vec<TableUpdate>) {
+        let (sql, _) = self.sql().await;
+        let name = TableName::new("s", table);
+        let base = sql.load(&name).await.unwrap().unwrap();
+        let requirements = vec![TableRequirement::UuidMatch { uuid: base.metadata.uuid() }];
         assert!(matches!(sql.commit(&name, &base, requirements, updates).await, CommitOutcome::Committed));
     }
 }

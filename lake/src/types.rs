@@ -157,6 +157,17 @@ pub enum DeleteKind {
     },
     /// By the values of these columns, in Parquet. Field ids, ascending.
     Equality(Vec<i32>),
+    /// By position in one data file, in Puffin.
+    Vector {
+        /// Its path.
+        data_file: String,
+        /// Where in the file the vector begins.
+        offset: u64,
+        /// Its bytes.
+        length: u64,
+        /// The positions in it.
+        rows: u64,
+    },
 }
 
 /// The files that a query must read, and what was skipped.

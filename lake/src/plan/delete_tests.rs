@@ -50,7 +50,7 @@ fn of(name: &str, deletes: &[&str]) -> (String, Vec<String>) {
 async fn what_cannot_be_deleted_right_is_refused_by_name() {
     type Change = fn(&mut DataFileBuilder);
     let cases: [(&str, DataContentType, Change); 6] = [
-        ("deletion vectors", POSITIONS, |f| {
+        ("deletion vectors without a data file or place", POSITIONS, |f| {
             f.file_format(DataFileFormat::Puffin);
         }),
         ("delete files in Avro", POSITIONS, |f| {

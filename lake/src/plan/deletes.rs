@@ -1,6 +1,7 @@
 //! Which delete files apply to which data files, by the rules of the Iceberg specification ("Scan Planning"):
 //!
-//! * positions: the data is not newer than the deletes, and in the same partition (or named by the delete file);
+//! * positions: the data is not newer than the deletes, and in the same partition (or named by the delete file); none of
+//!   them where a deletion vector applies, which holds them all;
 //! * equality: the data is older than the deletes, and in the same partition, or the deletes' spec has no partitions.
 //!
 //! Beyond the rules, bounds tell of many pairs that they have nothing in common: such a delete file is not read.
@@ -26,7 +27,8 @@ pub(super) fn refusal(
 ) -> Option<String> {
     let positions = file.content_type() == DataContentType::PositionDeletes;
     if positions && (format == Some("Puffin") || file.content_offset().is_some()) {
-        return Some("has deletion vectors".to_string());
+        let refused = format != Some("Puffin") || vector(file).is_none();
+        return refused.then(|| "has deletion vectors without a data file or place".to_string());
     }
     if let Some(format) = format {
         return Some(format!("has delete files in {format}"));
@@ -85,11 +87,11 @@ pub(super) fn planned(
             ids.dedup();
             DeleteKind::Equality(ids)
         }
-        _ => DeleteKind::Positions { data_files: data_files(file) },
+        _ => vector(file).unwrap_or_else(|| DeleteKind::Positions { data_files: data_files(file) }),
     };
     let columns = match &kind {
         DeleteKind::Equality(ids) => ids.iter().filter_map(|id| Some((*id, key_bounds(file, *id, schema)?))).collect(),
-        DeleteKind::Positions { .. } => HashMap::new(),
+        _ => HashMap::new(),
     };
     DeleteFile {
         path: file.file_path().to_string(),
@@ -106,6 +108,12 @@ pub(super) fn planned(
 fn key_bounds(file: &DataFile, id: i32, schema: &Schema) -> Option<ColumnBounds> {
     let primitive = schema.field_by_id(id)?.field_type.as_primitive_type()?;
     Some(bounds::of_column(file, id, primitive))
+}
+
+fn vector(file: &DataFile) -> Option<DeleteKind> {
+    let length = u64::try_from(file.content_size_in_bytes()?).ok()?;
+    let offset = u64::try_from(file.content_offset()?).ok()?;
+    Some(DeleteKind::Vector { data_file: file.referenced_data_file()?, offset, length, rows: file.record_count() })
 }
 
 /// The one data file that positions are of, or the bounds of their paths (which may be cut: still bounds).
@@ -172,6 +180,9 @@ impl<'a> Index<'a> {
                 DeleteKind::Positions { data_files: Some((first, last)) } if first == last => {
                     by_data_file.entry(first.as_str()).or_default().push(number);
                 }
+                DeleteKind::Vector { data_file, .. } => {
+                    by_data_file.entry(data_file.as_str()).or_default().push(number);
+                }
                 DeleteKind::Equality(_) if delete.is_global => everywhere.push(number),
                 _ => by_partition.entry(partition(delete.spec_id, &delete.partition)).or_default().push(number),
             }
@@ -187,8 +198,15 @@ impl<'a> Index<'a> {
         let candidates = named.iter().chain(beside).chain(&self.everywhere).copied();
         let applies = |number: &usize| self.all.get(*number).is_some_and(|delete| applies(delete, file));
         let mut found: Vec<usize> = candidates.filter(applies).collect();
+        if found.iter().any(|number| matches!(self.kind(*number), Some(DeleteKind::Vector { .. }))) {
+            found.retain(|number| !matches!(self.kind(*number), Some(DeleteKind::Positions { .. })));
+        }
         found.sort_unstable();
         found
+    }
+
+    fn kind(&self, number: usize) -> Option<&DeleteKind> {
+        self.all.get(number).map(|delete| &delete.kind)
     }
 }
 
@@ -198,6 +216,7 @@ fn applies(delete: &DeleteFile, file: &PlannedFile) -> bool {
             let names = data_files.as_ref().is_none_or(|(first, last)| (first..=last).contains(&&file.path));
             names && file.data_sequence_number <= delete.data_sequence_number
         }
+        DeleteKind::Vector { .. } => file.data_sequence_number <= delete.data_sequence_number,
         DeleteKind::Equality(ids) => {
             file.data_sequence_number < delete.data_sequence_number
                 && !ids.iter().any(|id| are_disjoint(file.columns.get(id), delete.columns.get(id)))

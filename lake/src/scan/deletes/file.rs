@@ -78,7 +78,8 @@ impl File {
     }
 }
 
-fn damaged(uri: &str, what: &str) -> Error {
+/// The delete file is not what it must be.
+pub(super) fn damaged(uri: &str, what: &str) -> Error {
     Error::new(ErrorCode::DataCorrupt, format!("the delete file {uri} {what}"))
 }
 
@@ -88,11 +89,16 @@ fn failed(uri: &str, error: ParquetError) -> Error {
         return damaged(uri, "cannot be decoded").with_source(error);
     };
     match inner.downcast::<object_store::Error>() {
-        // What the store found out by itself, as that the file is cut short.
-        Ok(error) if error.source().is_some_and(|source| source.is::<Error>()) => {
-            damaged(uri, "is cut short").with_source(*error)
-        }
-        Ok(error) => from_object_store(uri, *error),
+        Ok(error) => unreachable(uri, *error),
         Err(inner) => damaged(uri, &format!("cannot be read: {inner}")),
+    }
+}
+
+/// The typed error of an object store.
+pub(super) fn unreachable(uri: &str, error: object_store::Error) -> Error {
+    // What the store found out by itself: that the file is cut short.
+    match error.source() {
+        Some(source) if source.is::<Error>() => damaged(uri, "is cut short").with_source(error),
+        _ => from_object_store(uri, error),
     }
 }

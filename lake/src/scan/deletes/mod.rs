@@ -11,12 +11,14 @@ mod plan;
 mod positions;
 #[cfg(test)]
 mod tests;
+mod vector;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, Schema};
+use datafusion::common::DataFusionError;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -119,7 +121,8 @@ impl ScanDeletes {
         let applies: Vec<(usize, &DeleteFile)> = file.deletes.iter().map(|n| self.file(*n)).collect::<Result<_>>()?;
         let (by_value, by_position): (Vec<_>, Vec<_>) =
             applies.into_iter().partition(|(_, delete)| !delete.equality_ids.is_empty());
-        let positions = by_position.into_iter().map(|(number, delete)| self.positions(number, delete, &read).boxed());
+        let positions =
+            by_position.into_iter().map(|(number, delete)| self.positions(number, delete, &file.uri, &read).boxed());
         let positions: Vec<_> = at_once(positions.collect()).await?;
         let numbers: BTreeSet<u32> = by_value.iter().map(|(_, delete)| delete.group).collect();
         let groups = numbers.into_iter().map(|number| self.group(number)).collect::<Result<Vec<_>>>()?;
@@ -133,14 +136,31 @@ impl ScanDeletes {
         })
     }
 
-    async fn positions(&self, number: usize, delete: &DeleteFile, read: &Count) -> Result<Arc<Positions>> {
+    /// `data_file` is the one that a deletion vector is of; Parquet files name theirs themselves.
+    async fn positions(
+        &self,
+        number: usize,
+        delete: &DeleteFile,
+        data_file: &str,
+        read: &Count,
+    ) -> Result<Arc<Positions>> {
         let cell = self.positions.get(number).ok_or_else(|| inconsistent("a delete file", number))?;
         let load = || async {
-            let source = self.source(delete)?;
             read.add(1);
-            let (rows, budget) = (Arc::clone(&self.rows), Arc::clone(&self.budget));
-            let uri = delete.uri.clone();
-            alone(&uri, async move { Positions::read(source, &rows, &budget).await }).await.map(Arc::new)
+            let (budget, uri) = (Arc::clone(&self.budget), &delete.uri);
+            let positions = match delete.vector {
+                Some(place) => {
+                    let (url, delete) = (store_of(delete)?, delete.clone());
+                    let store = self.runtime.object_store(url).map_err(|e| no_store(&delete, e))?;
+                    let read = async move { vector::read(&store, &delete, &place, &budget).await };
+                    Positions::of_one(data_file, alone(uri, read).await?)
+                }
+                None => {
+                    let (source, rows) = (self.source(delete)?, Arc::clone(&self.rows));
+                    alone(uri, async move { Positions::read(source, &rows, &budget).await }).await?
+                }
+            };
+            Ok(Arc::new(positions))
         };
         cell.get_or_try_init(load).await.cloned()
     }
@@ -158,9 +178,7 @@ impl ScanDeletes {
     }
 
     fn source(&self, delete: &DeleteFile) -> Result<Source> {
-        let unknown = |e| Error::internal(format!("the delete file {} has no store", delete.uri)).with_source(e);
-        let url = ObjectStoreUrl::parse(&delete.object_store_url).map_err(unknown)?;
-        let readers = readers(&url, &self.runtime).map_err(unknown)?;
+        let readers = readers(&store_of(delete)?, &self.runtime).map_err(|e| no_store(delete, e))?;
         Source::open(&readers, delete)
     }
 
@@ -204,6 +222,14 @@ fn key_column(table: &str, id: i32, columns: &Schema) -> Result<(usize, FieldRef
     let index = columns.fields().iter().rposition(|field| field_id(field) == Some(id));
     let found = index.and_then(|index| Some((index, Arc::clone(columns.fields().get(index)?))));
     found.ok_or_else(|| Error::internal(format!("a scan of {table} has no column with the field id {id}")))
+}
+
+fn store_of(delete: &DeleteFile) -> Result<ObjectStoreUrl> {
+    ObjectStoreUrl::parse(&delete.object_store_url).map_err(|e| no_store(delete, e))
+}
+
+fn no_store(delete: &DeleteFile, error: DataFusionError) -> Error {
+    Error::internal(format!("the delete file {} has no store", delete.uri)).with_source(error)
 }
 
 fn inconsistent(what: &str, number: usize) -> Error {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::common::Result;
 use townlake_common::Error;
-use townlake_proto::lake::{DeleteFile as File, DeletedFile, ScanDeletes as Recipe};
+use townlake_proto::lake::{DeleteFile as File, DeletedFile, DeletionVector, ScanDeletes as Recipe};
 
 use super::super::{KeyedFiles, external};
 use crate::plan::deletes::{Partition, key_field, partition};
@@ -18,7 +18,7 @@ use crate::types::{DeleteFile, DeleteKind, FilePlan, LoadedTable};
 pub(crate) fn with_key_columns(table: &LoadedTable, plan: &FilePlan) -> Result<SchemaRef> {
     let ids = plan.deletes.iter().filter_map(|delete| match &delete.kind {
         DeleteKind::Equality(ids) => Some(ids),
-        DeleteKind::Positions { .. } => None,
+        DeleteKind::Positions { .. } | DeleteKind::Vector { .. } => None,
     });
     let ids: BTreeSet<i32> = ids.flatten().copied().collect();
     if ids.is_empty() {
@@ -63,23 +63,27 @@ type Scope = (Vec<i32>, Option<Partition>);
 
 fn file(table: &LoadedTable, delete: &DeleteFile, groups: &mut HashMap<Scope, u32>) -> Result<File> {
     let (url, path) = table.objects.object_store_url(&delete.path).map_err(external)?;
-    let (equality_ids, group) = match &delete.kind {
-        DeleteKind::Positions { .. } => (Vec::new(), 0),
-        DeleteKind::Equality(ids) => {
-            let of = (!delete.is_global).then(|| partition(delete.spec_id, &delete.partition));
-            let next = u32::try_from(groups.len()).map_err(too_many)?;
-            (ids.clone(), *groups.entry((ids.clone(), of)).or_insert(next))
-        }
-    };
-    Ok(File {
+    let mut file = File {
         object_store_url: url.as_str().to_string(),
         path: path.to_string(),
         uri: delete.path.clone(),
         size: delete.size,
         sequence_number: delete.data_sequence_number,
-        equality_ids,
-        group,
-    })
+        ..File::default()
+    };
+    match &delete.kind {
+        DeleteKind::Positions { .. } => {}
+        DeleteKind::Vector { offset, length, rows, .. } => {
+            file.vector = Some(DeletionVector { offset: *offset, length: *length, rows: *rows });
+        }
+        DeleteKind::Equality(ids) => {
+            let of = (!delete.is_global).then(|| partition(delete.spec_id, &delete.partition));
+            let next = u32::try_from(groups.len()).map_err(too_many)?;
+            file.group = *groups.entry((ids.clone(), of)).or_insert(next);
+            file.equality_ids.clone_from(ids);
+        }
+    }
+    Ok(file)
 }
 
 fn too_many(error: std::num::TryFromIntError) -> datafusion::common::DataFusionError {

@@ -36,6 +36,11 @@ impl Positions {
         Ok(positions)
     }
 
+    /// Those of one data file.
+    pub(super) fn of_one(uri: &str, deleted: RoaringTreemap) -> Self {
+        Self(HashMap::from([(uri.to_string(), deleted)]))
+    }
+
     fn add(&mut self, batch: &RecordBatch, rows: &HashMap<String, u64>, file: &File) -> Result<()> {
         let mistyped = |error| file.damaged("has columns of other types than positions have").with_source(error);
         let paths = cast(batch.column(0), &DataType::Utf8View).map_err(mistyped)?;

@@ -12,8 +12,9 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion_datasource::source::DataSourceExec;
 use datafusion_proto::physical_plan::AsExecutionPlan;
 use datafusion_proto::protobuf::PhysicalPlanNode;
+use iceberg::TableUpdate;
 use iceberg::metadata_columns::{RESERVED_FIELD_ID_DELETE_FILE_PATH, RESERVED_FIELD_ID_DELETE_FILE_POS};
-use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, Literal, Struct};
+use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, Literal, Struct};
 use parquet::arrow::{ArrowWriter, PARQUET_FIELD_ID_META_KEY};
 use townlake_common::ErrorCode;
 
@@ -173,6 +174,100 @@ async fn rows_are_deleted_by_value_where_they_are_older() {
     answer.sort();
     assert_eq!(answer, [["v1", "1"], ["v10", "10"], ["v3", "3"], ["v5", "5"]]);
     assert_eq!(count(&metrics, "delete_files_read"), 2);
+}
+
+/// A Puffin file with these vectors, one record for each. `damage` changes its bytes, `more` the records.
+fn vectors(
+    lake: &Lake,
+    of: &[(&str, &[u64])],
+    damage: impl FnOnce(&mut Vec<u8>),
+    more: impl Fn(&mut DataFileBuilder),
+) -> Vec<DataFile> {
+    let path = lake.folder.path().join("warehouse/s/t/data/broken.puffin");
+    let mut bytes = b"PFA1".to_vec();
+    let mut places = Vec::new();
+    for (_, rows) in of {
+        let blob = super::vector::encode(&rows.iter().copied().collect());
+        places.push((bytes.len() as i64, blob.len() as i64));
+        bytes.extend(blob);
+    }
+    let size = bytes.len() as u64;
+    damage(&mut bytes);
+    std::fs::write(&path, &bytes).unwrap();
+    let record = |((data_file, rows), (offset, length)): (&(&str, &[u64]), (i64, i64))| {
+        let vector = file(&lake.location("t"), "v", Struct::empty(), |f| {
+            f.content(DataContentType::PositionDeletes)
+                .file_format(DataFileFormat::Puffin)
+                .file_path(format!("file://{}", path.display()))
+                .file_size_in_bytes(size)
+                .record_count(rows.len() as u64)
+                .referenced_data_file(Some(data_file.to_string()))
+                .content_offset(Some(offset))
+                .content_size_in_bytes(Some(length));
+            more(f);
+        });
+        vector.data_file
+    };
+    of.iter().zip(places).map(record).collect()
+}
+
+async fn upgrade(lake: &Lake) {
+    lake.update("t", vec![TableUpdate::UpgradeFormatVersion { format_version: FormatVersion::V3 }]).await;
+}
+
+#[tokio::test]
+async fn a_deletion_vector_is_all_the_positions_of_its_data_file() {
+    let (lake, context) = table().await;
+    let a = insert(&lake, &context, rows(0..5)).await;
+    let b = insert(&lake, &context, rows(10..13)).await;
+    let c = insert(&lake, &context, rows(20..22)).await;
+    lake.commit_deletes("t", 0, vec![positions(&lake, "p", &[(&a, 0), (&b, 0)])]).await;
+    upgrade(&lake).await;
+    let by_value = equality(&lake, "e", vec![ids(vec![Some(12), Some(3)])], Struct::empty());
+    lake.commit_deletes("t", 0, vec![by_value]).await;
+    lake.commit_deletes("t", 0, vectors(&lake, &[(&a, &[1, 4, 9]), (&c, &[0])], |_| {}, |_| {})).await;
+    // Row 0 of the first file is back: the vector takes the place of the older file. Of the second it still counts.
+    let expected = one(&["0", "2", "11", "21"]);
+    assert_eq!(lake.rows(&context, "t", IDS).await, expected);
+    let (answer, metrics) = remote(&lake, &context, IDS).await;
+    assert_eq!((answer, count(&metrics, "delete_files_read")), (expected, 4));
+    assert_eq!(lake.rows(&context, "t", "SELECT count(*) FROM t").await, one(&["4"]));
+}
+
+#[tokio::test]
+async fn a_broken_vector_is_an_error_that_names_its_file() {
+    type Damage = fn(&mut Vec<u8>);
+    type Change = fn(&mut DataFileBuilder);
+    let cases: [(&str, Damage, Change); 6] = [
+        ("cut short", |bytes| bytes.truncate(20), |_| {}),
+        ("wrong checksum", |bytes| *bytes.last_mut().unwrap() ^= 1, |_| {}),
+        ("wrong checksum", |bytes| bytes[12] ^= 1, |_| {}),
+        ("cut short", |bytes| bytes[7] ^= 1, |_| {}),
+        (
+            "deletes 2 rows of a data file where 3 are said",
+            |_| {},
+            |f| {
+                f.record_count(3);
+            },
+        ),
+        (
+            "is shorter than where its deletion vector lies",
+            |_| {},
+            |f| {
+                f.content_offset(Some(i64::MAX));
+            },
+        ),
+    ];
+    for (what, damage, change) in cases {
+        let (lake, context) = table().await;
+        let a = insert(&lake, &context, rows(0..5)).await;
+        upgrade(&lake).await;
+        lake.commit_deletes("t", 0, vectors(&lake, &[(&a, &[1, 2])], damage, change)).await;
+        let error = lake.try_rows(&context, "t", IDS).await.unwrap_err();
+        let text = error.to_string();
+        assert_eq!(code(error), ErrorCode::DataCorrupt, "{what}: {text}");
+        assert!(text.contains("broken.puffin") && text.contains(what), "{what}: {text}");
+    }
 }
 
 #[tokio::test]
