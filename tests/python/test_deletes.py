@@ -103,6 +103,10 @@ def test_positions(catalog, cluster, cursor, monkeypatch):
     left = table.scan().to_arrow().column("id").to_pylist()
     assert ROWS * (FILES - 1) * 0.98 < len(left) < ROWS * (FILES - 1), "pyiceberg applies them, too"
     assert answers(cluster, "positions") == answers(cursor, "positions") == expected(left)
+    # the snapshot before them has every row
+    before = table.snapshots()[-3].snapshot_id
+    cluster.execute(f"SELECT count(*), sum(id) FROM lake.{SCHEMA}.positions FOR VERSION AS OF {before}")
+    assert cluster.fetchone() == (FILES * ROWS, sum(range(FILES * ROWS)))
     cluster.execute(f"EXPLAIN SELECT id FROM lake.{SCHEMA}.positions")
     assert "delete_files=2" in str(cluster.fetchall())
     # an insert keeps the deletes, and its rows

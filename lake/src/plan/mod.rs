@@ -17,7 +17,7 @@ use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use iceberg::spec::{
     Datum, ManifestContentType, ManifestFile, PartitionField, PrimitiveLiteral, PrimitiveType, Transform, Type,
 };
-use townlake_common::Result;
+use townlake_common::{Error, ErrorCode, Result};
 
 use self::manifests::ManifestFiles;
 use self::pruning::{Buckets, Container, Pruner};
@@ -30,8 +30,9 @@ const MANIFESTS_AT_ONCE: usize = 16;
 /// The live data files of the table's snapshot that can hold rows that match all `filters`, each with the delete files that
 /// apply to it.
 ///
-/// Errors: `FORMAT_NOT_SUPPORTED` naming table and feature for whatever would be read wrongly: deletion vectors, equality
-/// deletes on nested columns, encryption, default values, files that are not Parquet.
+/// Errors: `FORMAT_NOT_SUPPORTED` naming table and feature for whatever would be read wrongly: equality deletes on nested
+/// columns, encryption, default values, files that are not Parquet. `DATA_CORRUPT` for a manifest that holds other files
+/// than the manifest list says.
 pub async fn plan_files(table: &LoadedTable, filters: &[Expr]) -> Result<FilePlan> {
     table.check_readable()?;
     let Some(snapshot) = &table.snapshot else { return Ok(FilePlan::default()) };
@@ -67,6 +68,15 @@ fn open(
     let open = move |manifest| async move {
         let files = manifests::files(table, &manifest).await?;
         files.refused.as_ref().map_or(Ok(()), |feature| Err(unsupported(table, feature)))?;
+        // Read as the other kind, they would bring rows back, or lose them.
+        let (misplaced, kind) = match manifest.content {
+            ManifestContentType::Data => (!files.deletes.is_empty(), "data"),
+            ManifestContentType::Deletes => (!files.files.is_empty(), "delete"),
+        };
+        if misplaced {
+            let message = format!("the manifest {} should have {kind} files only", manifest.manifest_path);
+            return Err(Error::new(ErrorCode::DataCorrupt, message));
+        }
         Ok(files)
     };
     Box::pin(stream::iter(manifests).map(open).buffer_unordered(MANIFESTS_AT_ONCE))

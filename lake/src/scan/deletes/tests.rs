@@ -20,7 +20,7 @@ use townlake_common::ErrorCode;
 
 use crate::scan::fixture::{LakeCodec, code};
 use crate::testing::{Lake, as_text, file};
-use crate::{LakeTable, PartitionField, TableChange};
+use crate::{LakeTable, LoadedTable, PartitionField, TableChange};
 
 fn with_id(name: &str, of: DataType, id: i32) -> Field {
     Field::new(name, of, true).with_metadata(HashMap::from([(PARQUET_FIELD_ID_META_KEY.to_string(), id.to_string())]))
@@ -318,6 +318,36 @@ async fn null_equals_null_and_nan_equals_nan() {
     let keys = vec![(with_id("d", DataType::Float64, 3), doubles)];
     lake.commit_deletes("t", 0, vec![equality(&lake, "e2", keys, Struct::empty())]).await;
     assert_eq!(lake.rows(&context, "t", sql).await, [["-1", "x"], ["3", "y"]]);
+}
+
+#[tokio::test]
+async fn one_column_can_be_the_key_of_several_groups() {
+    let (lake, context) = table().await;
+    insert(&lake, &context, rows(0..6)).await;
+    let by_id = equality(&lake, "e1", vec![ids(vec![Some(0)])], Struct::empty());
+    let keys = vec![texts(vec![Some("v1"), Some("v9")]), ids(vec![Some(1), Some(2)])];
+    let by_both = equality(&lake, "e2", keys, Struct::empty());
+    let by_text = equality(&lake, "e3", vec![texts(vec![Some("v3")])], Struct::empty());
+    lake.commit_deletes("t", 0, vec![by_id, by_both, by_text]).await;
+    assert_eq!(lake.rows(&context, "t", IDS).await, one(&["2", "4", "5"]));
+    let sql = "SELECT v, id FROM t WHERE v > 'v2' ORDER BY id DESC LIMIT 1";
+    assert_eq!(remote(&lake, &context, sql).await.0, [["v5", "5"]]);
+    assert_eq!(remote(&lake, &context, "SELECT count(*) FROM t").await.0, one(&["3"]));
+}
+
+#[tokio::test]
+async fn an_upgraded_table_keeps_its_deletes_and_its_past() {
+    let (lake, context) = table().await;
+    let a = insert(&lake, &context, rows(0..5)).await;
+    let before = lake.load("t").await;
+    let by_value = equality(&lake, "e", vec![ids(vec![Some(4)])], Struct::empty());
+    lake.commit_deletes("t", 0, vec![positions(&lake, "p", &[(&a, 0)]), by_value]).await;
+    upgrade(&lake).await;
+    assert_eq!(lake.rows(&context, "t", IDS).await, one(&["1", "2", "3"]));
+    let past = LoadedTable { snapshot: before.snapshot.clone(), ..lake.load("t").await.as_ref().clone() };
+    context.register_table("past", LakeTable::new(Arc::new(past))).unwrap();
+    let answer = context.sql("SELECT count(*), min(id) FROM past").await.unwrap().collect().await.unwrap();
+    assert_eq!(as_text(&answer), [["5", "0"]]);
 }
 
 fn path(name: &str) -> Vec<String> {

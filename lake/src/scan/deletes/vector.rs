@@ -92,6 +92,16 @@ mod tests {
     }
 
     #[test]
+    fn runs_are_read_as_java_compresses_them() {
+        // CRoaring's bytes of the positions 3 to 4999 and 70 001, after it looked for runs.
+        let bitmap: [u8; 21] = [59, 48, 1, 0, 1, 0, 0, 132, 19, 1, 0, 0, 0, 1, 0, 3, 0, 132, 19, 113, 17];
+        let body = [&MAGIC[..], &1_u64.to_le_bytes(), &0_u32.to_le_bytes(), &bitmap].concat();
+        let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+        let blob = [&length[..], &body, &crc32fast::hash(&body).to_be_bytes()].concat();
+        assert!(decode(&blob).unwrap().iter().eq((3..5000).chain([70_001])));
+    }
+
+    #[test]
     fn damage_is_an_error_and_no_panic() {
         let blob = encode(&(0..70_000).chain([u64::MAX]).collect());
         for length in [0, 3, 7, 8, 11, blob.len() - 1] {
