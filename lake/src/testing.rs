@@ -12,7 +12,7 @@ use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, ManifestListWriter,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, ManifestContentType, ManifestListWriter,
     ManifestWriterBuilder, Operation, Snapshot, SnapshotReference, SnapshotRetention, Struct, Summary,
 };
 use iceberg::{TableRequirement, TableUpdate};
@@ -135,6 +135,17 @@ impl Lake {
 
     /// Commits delete files of one partition spec, as another engine would.
     pub async fn commit_deletes(&self, table: &str, spec: i32, deletes: Vec<DataFile>) {
+        self.commit_deletes_as(ManifestContentType::Deletes, table, spec, deletes).await;
+    }
+
+    /// As [`Lake::commit_deletes`], but the manifest list says of the manifest what `content` is.
+    pub async fn commit_deletes_as(
+        &self,
+        content: ManifestContentType,
+        table: &str,
+        spec: i32,
+        deletes: Vec<DataFile>,
+    ) {
         let (sql, objects) = self.sql().await;
         let name = TableName::new("s", table);
         let base = sql.load(&name).await.unwrap().unwrap();
@@ -152,6 +163,7 @@ impl Lake {
         }
         let mut manifest = writer.write_manifest_file().await.unwrap();
         manifest.manifest_path = format!("{location}/metadata/d{id}.avro");
+        manifest.content = content;
         let bytes = io.new_input("memory://m").unwrap().read().await.unwrap();
         objects.write(&manifest.manifest_path, bytes).await.unwrap();
 

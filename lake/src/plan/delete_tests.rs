@@ -3,7 +3,9 @@
 use arrow::datatypes::{DataType, Field};
 use datafusion::logical_expr::{col, lit};
 use iceberg::metadata_columns::RESERVED_FIELD_ID_DELETE_FILE_PATH as FILE_PATH;
-use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, Literal, Struct};
+use iceberg::spec::{
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, Literal, ManifestContentType, Struct,
+};
 use townlake_common::ErrorCode;
 
 use crate::testing::{Lake, file};
@@ -79,6 +81,17 @@ async fn what_cannot_be_deleted_right_is_refused_by_name() {
         assert_eq!(error.code(), ErrorCode::FormatNotSupported);
         assert!(error.message().contains("lake.s.t") && error.message().contains(name), "{name}: {error}");
     }
+}
+
+#[tokio::test]
+async fn deletes_in_a_manifest_of_data_are_an_error() {
+    let lake = Lake::create(&[("id", DataType::Int64)], &[]).await;
+    lake.append("t", vec![file(&lake.location("t"), "a", Struct::empty(), |_| {})]).await;
+    let deletes = vec![delete(&lake, "d", Struct::empty(), POSITIONS, |_| {})];
+    lake.commit_deletes_as(ManifestContentType::Data, "t", 0, deletes).await;
+    let error = plan_files(lake.load("t").await.as_ref(), &[]).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::DataCorrupt);
+    assert!(error.message().contains("should have data files only"), "{error}");
 }
 
 #[tokio::test]
