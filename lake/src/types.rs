@@ -174,12 +174,14 @@ pub struct FilePlan {
     pub pruned_files: usize,
 }
 
-/// A data file that a task wrote and that no snapshot names yet.
+/// A data file, or a delete file, that a task wrote and that no snapshot names yet.
 #[derive(Debug, Clone)]
 pub struct WrittenFile {
     /// The Iceberg record of the file.
     pub data_file: DataFile,
-    /// Rows in it.
+    /// The partition spec that its partition follows.
+    pub spec_id: i32,
+    /// Rows that count as written: those in a data file; of a delete file those that are not written anew.
     pub rows: u64,
     /// Its size in bytes.
     pub bytes: u64,
