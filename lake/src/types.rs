@@ -71,6 +71,11 @@ impl LoadedTable {
         crate::format::check_writable(self)
     }
 
+    /// Deletes files of the table that no snapshot names. What cannot be deleted is logged and stays behind.
+    pub async fn discard(&self, files: Vec<WrittenFile>) {
+        self.objects.discard(files.iter().map(|file| file.data_file.file_path().to_string()).collect()).await;
+    }
+
     /// The id of the pinned snapshot.
     pub fn snapshot_id(&self) -> Option<i64> {
         self.snapshot.as_ref().map(|snapshot| snapshot.snapshot_id())

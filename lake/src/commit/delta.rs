@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::logical_expr::Expr;
-use iceberg::spec::{DataContentType, Operation};
+use iceberg::spec::{DataContentType, Operation, Struct};
 use townlake_common::{Error, ErrorCode, Result};
 
 use crate::PlannedTarget;
@@ -86,18 +86,44 @@ impl Delta {
         .named())
     }
 
-    /// The table without any of these files, and with those that were written.
-    pub fn replacing(files: Vec<PlannedFile>, written: Vec<WrittenFile>) -> Self {
+    /// The table without the files `gone` of `plan`, which is all of it, and with those that were written. Deletes that no
+    /// other file needs go too.
+    pub fn replacing(plan: &FilePlan, gone: Vec<PlannedFile>, written: Vec<WrittenFile>) -> Self {
+        let mut removed: HashSet<String> = gone.iter().map(|file| file.path.clone()).collect();
+        let stay = plan.files.iter().filter(|file| !removed.contains(&file.path));
+        let needed: HashSet<usize> = stay.flat_map(|file| file.deletes.iter().copied()).collect();
+        let needless = plan.deletes.iter().enumerate().filter(|(number, _)| !needed.contains(number));
+        let needless: Vec<String> = needless.map(|(_, delete)| delete.path.clone()).collect();
+        removed.extend(needless);
         Self {
             added: written,
-            removed: files.iter().map(|file| file.path.clone()).collect(),
-            touched: files,
+            removed,
+            touched: gone,
             moves_rows: true,
             conflicting: None,
             operation: Operation::Overwrite,
             sequence_number: None,
         }
         .named()
+    }
+
+    /// What was written in place of all that its partitions have. A table without partitions is one.
+    ///
+    /// Errors: `NOT_SUPPORTED` for a table with files of another partition spec, which no partition of today can be compared
+    /// with.
+    pub fn overwriting(table: &LoadedTable, plan: &FilePlan, written: Vec<WrittenFile>) -> Result<Self> {
+        let spec = table.metadata.default_partition_spec();
+        if spec.is_unpartitioned() {
+            return Ok(Self::replacing(plan, plan.files.clone(), written));
+        }
+        if plan.files.iter().any(|file| file.spec_id != spec.spec_id()) {
+            let message = format!("table {} has files that are partitioned as it was before", table.full_name());
+            return Err(Error::new(ErrorCode::NotSupported, message)
+                .with_hint("DELETE the rows and INSERT the new ones, or write its files anew first"));
+        }
+        let partitions: HashSet<&Struct> = written.iter().map(|file| file.data_file.partition()).collect();
+        let gone = plan.files.iter().filter(|file| partitions.contains(&file.partition)).cloned().collect();
+        Ok(Self::replacing(plan, gone, written.clone()))
     }
 
     /// Whether nothing changes.

@@ -52,7 +52,8 @@ pub(super) async fn without(
         kept.removed.extend(gone);
         kept.manifests.push(manifest);
     }
-    if kept.removed.len() != removed.len() {
+    let found: HashSet<&str> = kept.removed.iter().map(|(file, _)| file.file_path()).collect();
+    if found.len() != removed.len() {
         table.objects.discard(kept.written).await;
         let message = format!("files that are to go from table {} are gone already", table.full_name());
         return Err(Error::new(ErrorCode::CommitConflict, message).with_hint("run the statement again"));
