@@ -25,6 +25,7 @@ pub mod scan;
 pub mod schema;
 mod synced_files;
 mod table;
+mod target_table;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -34,15 +35,17 @@ mod whole_ranges;
 mod write;
 
 pub use alter::{CreateReference, DropPartitionField, IfTaken, Position, ReferenceKind, TableChange};
-pub use commit::Replacement;
+pub use commit::{Delta, Replacement, RowCommand, merges_on_read};
 pub use lake_catalog::LakeCatalog;
 pub use leftovers::Leftovers;
 pub use metadata_tables::MetadataTable;
 pub use objects::{LakeObjects, ObjectAccess};
 pub use plan::plan_files;
+pub use scan::places::{FILE, POSITION};
 pub use table::LakeTable;
+pub use target_table::{PlannedTarget, TargetTable};
 pub use types::{
     ColumnBounds, CreateTable, DeleteFile, DeleteKind, FilePlan, LoadedTable, PartitionField, PlannedFile,
     TableVersion, WrittenFile,
 };
-pub use write::{WRITTEN_FILES_SCHEMA, write_plan, written_files};
+pub use write::{WRITTEN_FILES_SCHEMA, changed_files, rewrite_plan, row_delta_plan, write_plan, written_files};

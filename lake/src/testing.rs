@@ -240,7 +240,7 @@ pub(crate) fn file(
         .partition_spec_id(0);
     more(&mut builder);
     let data_file: DataFile = builder.build().unwrap();
-    WrittenFile { data_file, rows: 10, bytes: 1000 }
+    WrittenFile { data_file, spec_id: 0, rows: 10, bytes: 1000 }
 }
 
 fn config_text(folder: &std::path::Path) -> String {

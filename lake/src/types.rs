@@ -71,6 +71,11 @@ impl LoadedTable {
         crate::format::check_writable(self)
     }
 
+    /// Deletes files of the table that no snapshot names. What cannot be deleted is logged and stays behind.
+    pub async fn discard(&self, files: Vec<WrittenFile>) {
+        self.objects.discard(files.iter().map(|file| file.data_file.file_path().to_string()).collect()).await;
+    }
+
     /// The id of the pinned snapshot.
     pub fn snapshot_id(&self) -> Option<i64> {
         self.snapshot.as_ref().map(|snapshot| snapshot.snapshot_id())
@@ -185,12 +190,14 @@ pub struct FilePlan {
     pub pruned_files: usize,
 }
 
-/// A data file that a task wrote and that no snapshot names yet.
+/// A data file, or a delete file, that a task wrote and that no snapshot names yet.
 #[derive(Debug, Clone)]
 pub struct WrittenFile {
     /// The Iceberg record of the file.
     pub data_file: DataFile,
-    /// Rows in it.
+    /// The partition spec that its partition follows.
+    pub spec_id: i32,
+    /// Rows that count as written: those in a data file; of a delete file those that are not written anew.
     pub rows: u64,
     /// Its size in bytes.
     pub bytes: u64,

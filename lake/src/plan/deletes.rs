@@ -130,7 +130,7 @@ fn data_files(file: &DataFile) -> Option<(String, String)> {
 }
 
 /// Gives each data file of the plan its delete files, and the plan those that some data file needs.
-pub(super) fn assign<'a>(plan: &mut FilePlan, deletes: impl Iterator<Item = &'a Arc<DeleteFile>>) {
+pub(crate) fn assign<'a>(plan: &mut FilePlan, deletes: impl Iterator<Item = &'a Arc<DeleteFile>>) {
     let index = Index::new(deletes.collect());
     if index.all.is_empty() {
         return;

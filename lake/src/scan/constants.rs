@@ -1,7 +1,8 @@
 //! Columns that a data file lacks because its partition says their one value, as in tables that were migrated.
 //!
 //! Most partition values are exact bounds, and the reader makes columns of those by itself. Bounds of floats are not exact:
-//! so their partition values reach the adapter of the file, which fills the columns that the file does not have.
+//! so their partition values reach the adapter of the file, which fills the columns that the file does not have. So does the
+//! number of the file, where it is asked for.
 
 use std::collections::HashMap;
 
@@ -27,6 +28,7 @@ impl FileConstants {
                 let value = match value {
                     ScalarValue::Float32(Some(v)) => constant::Value::Real(*v),
                     ScalarValue::Float64(Some(v)) => constant::Value::Double(*v),
+                    ScalarValue::Int64(Some(v)) => constant::Value::Long(*v),
                     _ => return None,
                 };
                 Some(Constant { field_id: *id, value: Some(value) })
@@ -43,6 +45,7 @@ impl FileConstants {
                 let value = match constant.value? {
                     constant::Value::Real(v) => ScalarValue::Float32(Some(v)),
                     constant::Value::Double(v) => ScalarValue::Float64(Some(v)),
+                    constant::Value::Long(v) => ScalarValue::Int64(Some(v)),
                 };
                 Some((constant.field_id, value))
             });

@@ -35,6 +35,7 @@ pub(crate) mod fixture;
 mod footers;
 mod nan;
 mod per_file;
+pub(crate) mod places;
 #[cfg(test)]
 mod pruning_tests;
 mod reader;
@@ -121,33 +122,65 @@ pub(crate) fn scan_plan(
     if let Some(limit) = limit {
         keep_first_rows(&mut plan, limit);
     }
-    let info = Arc::new(ScanInfo::new(table, &plan, principal)?);
-    // What deletes compare is read behind the table's columns, and never leaves the scan.
-    let columns = deletes::with_key_columns(table, &plan)?;
-    let adapter = info.adapter(&columns)?;
     let projection: Vec<usize> = match projection {
         Some(projection) => projection.clone(),
         None => (0..table.arrow_schema.fields().len()).collect(),
     };
+    let columns = deletes::with_key_columns(table, &plan)?;
+    scan_columns(table, &plan, principal, session, TableSchema::from(columns), projection, limit)
+}
+
+/// The physical plan that reads the files of `plan`, each row with where it lies. `projection` counts [`places::fields`]
+/// behind the table's columns.
+pub(crate) fn scan_places(
+    table: &LoadedTable,
+    plan: &FilePlan,
+    principal: &str,
+    session: &dyn Session,
+    projection: Option<&Vec<usize>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let columns = places::with_file(deletes::with_key_columns(table, plan)?.as_ref());
+    let (of_table, of_scan) = (table.arrow_schema.fields().len(), columns.fields().len());
+    let place = |column: usize| match column.checked_sub(of_table) {
+        Some(beyond) => of_scan - 1 + beyond,
+        None => column,
+    };
+    let projection: Vec<usize> = match projection {
+        Some(projection) => projection.iter().copied().map(place).collect(),
+        None => (0..of_table + 2).map(place).collect(),
+    };
+    scan_columns(table, plan, principal, session, places::with_position(columns), projection, None)
+}
+
+fn scan_columns(
+    table: &LoadedTable,
+    plan: &FilePlan,
+    principal: &str,
+    session: &dyn Session,
+    schema: TableSchema,
+    projection: Vec<usize>,
+    limit: Option<usize>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let info = Arc::new(ScanInfo::new(table, plan, principal)?);
+    // What deletes compare is read behind the table's columns, and never leaves the scan.
+    let columns = Arc::clone(schema.file_schema());
+    let with_places = !schema.virtual_columns().is_empty();
+    let adapter = info.adapter(&columns)?;
     let mut scans: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     // One scan reads from one store; a table may lie in several.
     for (url, files) in by_store(table, &plan.files)? {
-        let inner = parquet_source(
-            TableSchema::from(Arc::clone(&columns)),
-            parquet_options(session),
-            &url,
-            session.runtime_env(),
-        )?;
+        let inner = parquet_source(schema.clone(), parquet_options(session), &url, session.runtime_env())?;
         let mut constants = FileConstants::default();
-        for (path, planned) in &files {
-            constants.insert(path.to_string(), planned.constants.clone().into_iter().collect());
+        for (path, number, planned) in &files {
+            let place = with_places.then(|| places::constant(*number));
+            constants.insert(path.to_string(), planned.constants.clone().into_iter().chain(place).collect());
         }
         let (info, adapter) = (Arc::clone(&info), Arc::clone(&adapter));
-        let recipe = deletes::recipe(table, &plan, &files)?;
+        let recipe = deletes::recipe(table, plan, &files)?;
         let deletes = ScanDeletes::new(&info.table, recipe, &columns, session.runtime_env()).map_err(external)?;
         let source = IcebergSource::new(Arc::new(inner), info, adapter, Arc::new(constants), Arc::new(deletes));
-        let statistics = statistics::of_rows(&columns, files.iter().map(|(_, planned)| *planned));
-        let files = files.into_iter().map(|(path, planned)| partitioned_file(&columns, path, planned)).collect();
+        let statistics = statistics::of_rows(schema.table_schema(), files.iter().map(|(_, _, planned)| *planned));
+        let files = files.into_iter().map(|(path, _, planned)| partitioned_file(&columns, path, planned)).collect();
         let config = source
             .scan(url, file_groups(files, session, limit.is_some()))
             .with_statistics(statistics)
@@ -209,14 +242,15 @@ fn keep_first_rows(plan: &mut FilePlan, limit: usize) {
     }
 }
 
-type KeyedFiles<'a> = Vec<(object_store::path::Path, &'a PlannedFile)>;
+/// The key of each file in its store, its number in the plan, and the file.
+type KeyedFiles<'a> = Vec<(object_store::path::Path, usize, &'a PlannedFile)>;
 
 fn by_store<'a>(table: &LoadedTable, files: &'a [PlannedFile]) -> Result<Vec<(ObjectStoreUrl, KeyedFiles<'a>)>> {
     let mut stores: BTreeMap<String, (ObjectStoreUrl, KeyedFiles<'a>)> = BTreeMap::new();
-    for file in files {
+    for (number, file) in files.iter().enumerate() {
         let (url, path) = table.objects.object_store_url(&file.path).map_err(external)?;
         let entry = stores.entry(url.as_str().to_string()).or_insert_with(|| (url, Vec::new()));
-        entry.1.push((path, file));
+        entry.1.push((path, number, file));
     }
     if stores.is_empty() {
         let (url, _) = table.objects.object_store_url(table.metadata.location()).map_err(external)?;
@@ -255,7 +289,7 @@ fn file_groups(files: Vec<PartitionedFile>, session: &dyn Session, stops_early: 
     }
 }
 
-fn external(error: Error) -> DataFusionError {
+pub(crate) fn external(error: Error) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 

@@ -22,7 +22,6 @@ use datafusion_datasource::morsel::Morselizer;
 use datafusion_datasource::{PartitionedFile, TableSchema};
 use datafusion_datasource_parquet::source::ParquetSource;
 use object_store::ObjectStore;
-use townlake_common::{Error, ErrorCode};
 
 use super::adapter::FieldIdAdapterFactory;
 use super::per_file::PerFile;
@@ -80,16 +79,10 @@ impl IcebergSource {
     }
 
     /// The Parquet source with these columns behind those that it was asked for.
-    ///
-    /// Errors: `NOT_SUPPORTED` for a scan that asks for row numbers, which stand there already.
     pub(super) fn with_more_columns(&self, columns: Vec<Column>) -> Result<Arc<dyn FileSource>> {
         let Some(parquet) = self.unprojected.downcast_ref::<ParquetSource>() else {
             return internal_err!("the scan of {} does not read Parquet", self.info.table);
         };
-        if !self.inner.table_schema().virtual_columns().is_empty() {
-            let message = format!("row numbers of {} are asked for, which has equality deletes", self.info.table);
-            return Err(super::external(Error::new(ErrorCode::NotSupported, message)));
-        }
         let mut projection: Vec<_> = self.inner.projection().into_iter().flatten().cloned().collect();
         projection.extend(columns.into_iter().map(|column| {
             let alias = column.name().to_string();

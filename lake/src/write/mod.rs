@@ -20,14 +20,18 @@ mod files;
 mod metrics;
 mod parquet_format;
 mod partition;
+mod positions;
+mod row_delta;
 mod rows;
 #[cfg(test)]
 mod tests;
 mod transform;
 mod upload;
 
-pub use answer::{WRITTEN_FILES_SCHEMA, written_files};
+pub use answer::{WRITTEN_FILES_SCHEMA, changed_files, written_files};
 pub(crate) use exec::IcebergWriteExec;
+pub(crate) use row_delta::{RowDeltaExec, RowDeltaSpec};
+pub use row_delta::{rewrite_plan, row_delta_plan};
 
 /// The plan that writes the rows of `input`, in the table's column order, into new files of the table.
 ///
@@ -54,7 +58,7 @@ pub(crate) fn data_location(metadata: &TableMetadata) -> String {
 }
 
 /// What is written where, as far as an executor must know it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct WriteSpec {
     /// `catalog.schema.table`.
     pub table: String,

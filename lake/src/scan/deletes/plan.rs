@@ -38,7 +38,7 @@ pub(crate) fn with_key_columns(table: &LoadedTable, plan: &FilePlan) -> Result<S
 
 /// The deletes of these data files, which lie in one store.
 pub(crate) fn recipe(table: &LoadedTable, plan: &FilePlan, files: &KeyedFiles<'_>) -> Result<Recipe> {
-    let needed: BTreeSet<usize> = files.iter().flat_map(|(_, planned)| &planned.deletes).copied().collect();
+    let needed: BTreeSet<usize> = files.iter().flat_map(|(_, _, planned)| &planned.deletes).copied().collect();
     let (mut groups, mut numbers) = (HashMap::new(), HashMap::new());
     let mut recipe = Recipe::default();
     for number in needed {
@@ -46,7 +46,7 @@ pub(crate) fn recipe(table: &LoadedTable, plan: &FilePlan, files: &KeyedFiles<'_
         numbers.insert(number, u32::try_from(recipe.files.len()).map_err(too_many)?);
         recipe.files.push(file(table, delete, &mut groups)?);
     }
-    for (path, planned) in files.iter().filter(|(_, planned)| !planned.deletes.is_empty()) {
+    for (path, _, planned) in files.iter().filter(|(_, _, planned)| !planned.deletes.is_empty()) {
         recipe.data.push(DeletedFile {
             path: path.to_string(),
             uri: planned.path.clone(),
