@@ -86,7 +86,7 @@ def test_the_same_as_duckdb_and_pyiceberg_reads_it(cluster, catalog, layout):
     table = catalog.load_table(f"{SCHEMA}.{layout}")
     oracle.register("read", table.scan().to_arrow())
     assert sorted(oracle.execute(f"{ours} FROM read").fetchall()) == expected
-    first = table.snapshots()[0].snapshot_id
+    first = next(snapshot for snapshot in table.snapshots() if snapshot.parent_snapshot_id is None).snapshot_id
     assert fetch(cluster, f"SELECT * FROM {name} FOR VERSION AS OF {first}").num_rows == original.num_rows
     oracle.register("files", table.inspect.files())
     content = dict(oracle.execute("SELECT content, count(*) FROM files GROUP BY content").fetchall())
@@ -178,7 +178,7 @@ def test_a_failed_change_leaves_nothing(demo, cluster):
     cluster.execute(f"CREATE TABLE {name} AS SELECT l_orderkey AS k, l_quantity AS q FROM lake.tpch.lineitem WHERE l_orderkey < 20000")
     before = fetch(cluster, f"SELECT count(*), sum(k), sum(q) FROM {name}").to_pylist()
     with pytest.raises(Exception, match="ARITHMETIC_ERROR|divide"):
-        changed(cluster, f"UPDATE {name} SET k = k / (k - 10000)")
+        changed(cluster, f"UPDATE {name} SET k = k / (k % 2)")
     assert fetch(cluster, f"SELECT count(*), sum(k), sum(q) FROM {name}").to_pylist() == before
     assert fetch(cluster, f'SELECT * FROM "lake"."{SCHEMA}"."failed$snapshots"').num_rows == 1
 
