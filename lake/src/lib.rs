@@ -14,6 +14,7 @@ mod alter;
 mod catalog;
 pub mod codec;
 mod commit;
+mod compaction;
 mod format;
 mod lake_catalog;
 mod leftovers;
@@ -36,6 +37,7 @@ mod write;
 
 pub use alter::{CreateReference, DropPartitionField, IfTaken, Position, ReferenceKind, TableChange};
 pub use commit::{Delta, Replacement, RowCommand, merges_on_read};
+pub use compaction::{Compaction, plan_compaction};
 pub use lake_catalog::LakeCatalog;
 pub use leftovers::Leftovers;
 pub use metadata_tables::MetadataTable;

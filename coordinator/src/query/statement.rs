@@ -185,6 +185,11 @@ pub enum Alteration {
         /// Its new type.
         data_type: DataType,
     },
+    /// `EXECUTE optimize`.
+    Optimize {
+        /// Files below this size are small, in bytes.
+        threshold: u64,
+    },
     /// Everything that has no type of SQL in it.
     Changes(Vec<TableChange>),
 }

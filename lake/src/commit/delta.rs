@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::logical_expr::Expr;
-use iceberg::spec::{DataContentType, Operation, Struct};
+use iceberg::spec::{DataContentType, FormatVersion, Operation, Struct};
 use townlake_common::{Error, ErrorCode, Result};
 
 use crate::PlannedTarget;
@@ -105,6 +105,31 @@ impl Delta {
             sequence_number: None,
         }
         .named()
+    }
+
+    /// The rows of the files `gone` of `plan`, which is all of the table, in the files that were written from them. Those
+    /// keep the sequence number of what was read, so that equality deletes which come meanwhile apply to them.
+    ///
+    /// Errors: `INTERNAL` where another number of rows was written than read, as far as manifests tell.
+    pub fn compacting(
+        table: &LoadedTable,
+        plan: &FilePlan,
+        gone: Vec<PlannedFile>,
+        written: Vec<WrittenFile>,
+    ) -> Result<Self> {
+        let read: u64 = gone.iter().map(|file| file.record_count).sum();
+        let rows: u64 = written.iter().map(|file| file.data_file.record_count()).sum();
+        let with_deletes = gone.iter().any(|file| !file.deletes.is_empty());
+        if rows > read || (rows < read && !with_deletes) {
+            let name = table.full_name();
+            return Err(Error::internal(format!(
+                "{rows} rows were written of the {read} of {name}: nothing is changed"
+            )));
+        }
+        let can = table.metadata.format_version() >= FormatVersion::V2;
+        let sequence_number = table.snapshot.as_ref().filter(|_| can).map(|snapshot| snapshot.sequence_number());
+        let replacing = Self::replacing(plan, gone, written);
+        Ok(Self { operation: Operation::Replace, sequence_number, ..replacing })
     }
 
     /// What was written in place of all that its partitions have. A table without partitions is one.
@@ -218,7 +243,7 @@ pub(super) fn is_delete(file: &WrittenFile) -> bool {
 ///
 /// Errors: `INVALID_ARGUMENT` for a table property that says neither.
 pub fn merges_on_read(table: &LoadedTable, command: RowCommand) -> Result<bool> {
-    let can = table.metadata.format_version() >= iceberg::spec::FormatVersion::V2;
+    let can = table.metadata.format_version() >= FormatVersion::V2;
     match command.property(table, "mode") {
         None | Some("copy-on-write") => Ok(false),
         Some("merge-on-read") => Ok(can),

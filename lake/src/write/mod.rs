@@ -98,7 +98,7 @@ impl WriteSpec {
             partition_spec: metadata.default_partition_spec().as_ref().clone(),
             partition_type: metadata.default_partition_type().clone(),
             format_version: metadata.format_version(),
-            target_file_bytes: number(properties, "write.target-file-size-bytes", 512 << 20)?,
+            target_file_bytes: target_file_bytes(table)?,
             row_group_bytes: number(properties, "write.parquet.row-group-size-bytes", 128 << 20)?,
             compression: compression(properties)?,
         })
@@ -158,6 +158,13 @@ impl WriteSpec {
             compression: recipe.compression,
         })
     }
+}
+
+/// How big the data files of a table should be.
+///
+/// Errors: `INVALID_ARGUMENT` for a table property that is no positive number.
+pub(crate) fn target_file_bytes(table: &LoadedTable) -> Result<u64> {
+    number(table.metadata.properties(), "write.target-file-size-bytes", 512 << 20)
 }
 
 fn number(properties: &HashMap<String, String>, key: &str, default: u64) -> Result<u64> {

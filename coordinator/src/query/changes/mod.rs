@@ -7,11 +7,13 @@
 mod columns;
 mod expressions;
 mod merge;
+mod optimize;
 mod overwrite;
 mod run;
 mod select;
 mod statement;
 
+pub(super) use self::optimize::SMALL_FILE_BYTES;
 pub(super) use self::overwrite::{commit_overwrite, parse_truncate};
 pub(super) use self::run::PlannedChange;
 pub(super) use self::select::TARGET;

@@ -139,7 +139,8 @@ async fn run(service: Arc<QueryService>, tracked: Arc<Tracked>, change: Change) 
     commit(tracked, catalog, table, Changed { delta, needless, rows }, leftovers).await
 }
 
-async fn collect(
+/// Runs a plan that writes, and gives its answers.
+pub(super) async fn collect(
     service: &Arc<QueryService>,
     tracked: &Arc<Tracked>,
     plan: Arc<dyn ExecutionPlan>,
