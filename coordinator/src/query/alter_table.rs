@@ -415,7 +415,7 @@ mod tests {
             "alter table t add column a int default 1",
             "alter table t alter a set not null",
             "alter table t alter a set default 1",
-            "alter table t execute optimize",
+            "alter table t execute vacuum",
             "alter table t add partition (a = 1)",
             "comment on schema s is 'x'",
             "alter view v rename to w",
