@@ -187,3 +187,12 @@ def test_tables_of_format_version_1(catalog, cursor):
     cursor.execute("SELECT count(*) FROM lake.tpch.first WHERE id > 2")
     assert cursor.fetchone() == (3,)
     assert table.current_snapshot().summary["total-records"] == "5"
+    # without delete files: what loses rows is written anew, whatever the table asks for
+    cursor.execute("ALTER TABLE lake.tpch.first SET TBLPROPERTIES ('write.delete.mode' = 'merge-on-read')")
+    cursor.execute("DELETE FROM lake.tpch.first WHERE id = 1 OR id = 4")
+    cursor.execute("UPDATE lake.tpch.first SET name = 'z' WHERE id = 2")
+    rows = sorted(table.refresh().scan().to_arrow().to_pylist(), key=lambda row: row["id"])
+    assert [(row["id"], row["name"]) for row in rows] == [(2, "z"), (3, "c"), (5, None)]
+    assert table.format_version == 1
+    cursor.execute("SELECT * FROM lake.tpch.first ORDER BY id")
+    assert cursor.fetchall() == [(2, "z"), (3, "c"), (5, None)]
