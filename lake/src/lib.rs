@@ -47,7 +47,7 @@ pub use scan::places::{FILE, POSITION};
 pub use table::LakeTable;
 pub use target_table::{PlannedTarget, TargetTable};
 pub use types::{
-    ColumnBounds, CreateTable, DeleteFile, DeleteKind, FilePlan, LoadedTable, PartitionField, PlannedFile,
+    ColumnBounds, CreateTable, DeleteFile, DeleteKind, FileEntry, FilePlan, LoadedTable, PartitionField, PlannedFile,
     TableVersion, WrittenFile,
 };
 pub use write::{WRITTEN_FILES_SCHEMA, changed_files, rewrite_plan, row_delta_plan, write_plan, written_files};

@@ -52,8 +52,8 @@ struct S3Settings {
 }
 
 /// What one client reaches.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Place {
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Place {
     Local,
     Bucket(String),
 }
@@ -85,17 +85,25 @@ impl ObjectAccess {
         Ok((self.client(&place)?, path))
     }
 
+    /// The catalog's name in the configuration.
+    pub(crate) fn catalog(&self) -> &str {
+        &self.0.catalog
+    }
+
     /// The same as a URL for DataFusion, which a [`LakeObjects::registry`] resolves on any node.
     pub fn object_store_url(&self, uri: &str) -> Result<(ObjectStoreUrl, Path)> {
         let (place, path) = self.locate(uri)?;
+        Ok((self.url(&place)?, path))
+    }
+
+    /// The URL of what a client reaches.
+    pub(crate) fn url(&self, place: &Place) -> Result<ObjectStoreUrl> {
         let place = match place {
             Place::Local => "file".to_string(),
             Place::Bucket(bucket) => format!("s3.{bucket}"),
         };
-        let url = ObjectStoreUrl::parse(format!("{SCHEME}://{}.{place}/", host_of(&self.0.catalog))).map_err(|e| {
-            Error::internal(format!("no object store URL for catalog {}", self.0.catalog)).with_source(e)
-        })?;
-        Ok((url, path))
+        ObjectStoreUrl::parse(format!("{SCHEME}://{}.{place}/", host_of(&self.0.catalog)))
+            .map_err(|e| Error::internal(format!("no object store URL for catalog {}", self.0.catalog)).with_source(e))
     }
 
     /// Reads a whole small file (metadata, a manifest).
@@ -126,7 +134,10 @@ impl ObjectAccess {
         }
     }
 
-    fn locate(&self, uri: &str) -> Result<(Place, Path)> {
+    /// What reaches a file, and the file's key there.
+    ///
+    /// Errors: as [`ObjectAccess::object_store`].
+    pub(crate) fn locate(&self, uri: &str) -> Result<(Place, Path)> {
         let Some((place, key)) = split_uri(uri) else {
             let message = format!("catalog {}: the location {uri} is neither file:// nor s3://", self.0.catalog);
             return Err(Error::new(ErrorCode::FormatNotSupported, message));

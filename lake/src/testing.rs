@@ -168,7 +168,8 @@ impl Lake {
         objects.write(&manifest.manifest_path, bytes).await.unwrap();
 
         let parent = metadata.current_snapshot().unwrap();
-        let mut all = manifests::list(&objects, parent, metadata.format_version()).await.unwrap();
+        let all = manifests::list(&objects, parent, metadata.format_version()).await.unwrap();
+        let mut all = all.as_ref().clone();
         all.push(manifest);
         let output = io.new_output("memory://l").unwrap().writer().await.unwrap();
         let sequence = metadata.next_sequence_number();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, SchemaRef};
@@ -11,6 +12,7 @@ use iceberg::spec::{DataFile, SnapshotRef, Struct, TableMetadata};
 use townlake_common::Result;
 
 use crate::ObjectAccess;
+use crate::plan::file_bounds::FileBounds;
 
 /// Which state of a table a query asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,9 +108,38 @@ pub struct ColumnBounds {
     pub exact: bool,
 }
 
-/// One live data file of a snapshot.
+/// One live data file of a snapshot, as a plan has it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PlannedFile {
+    entry: Arc<FileEntry>,
+    /// The delete files that apply to this file, as indices of [`FilePlan::deletes`], ascending.
+    pub deletes: Vec<usize>,
+}
+
+impl PlannedFile {
+    pub(crate) fn new(entry: Arc<FileEntry>) -> Self {
+        Self { entry, deletes: Vec::new() }
+    }
+}
+
+impl Deref for PlannedFile {
+    type Target = FileEntry;
+
+    fn deref(&self) -> &FileEntry {
+        &self.entry
+    }
+}
+
+#[cfg(test)]
+impl std::ops::DerefMut for PlannedFile {
+    fn deref_mut(&mut self) -> &mut FileEntry {
+        Arc::make_mut(&mut self.entry)
+    }
+}
+
+/// What a manifest says of one data file.
+#[derive(Debug, Clone)]
+pub struct FileEntry {
     /// The file's URI as the manifest has it.
     pub path: String,
     /// Bytes.
@@ -123,12 +154,26 @@ pub struct PlannedFile {
     pub data_sequence_number: i64,
     /// Offsets of the row groups, ascending; may be empty.
     pub split_offsets: Vec<u64>,
-    /// By field id. A column of an identity partition has exact bounds from the partition.
-    pub columns: HashMap<i32, ColumnBounds>,
-    /// By field id: what columns read as that the file does not have and that `columns` cannot say exactly.
+    /// By field id: what columns read as that the file does not have and that their bounds cannot say exactly.
     pub constants: BTreeMap<i32, ScalarValue>,
-    /// The delete files that apply to this file, as indices of [`FilePlan::deletes`], ascending.
-    pub deletes: Vec<usize>,
+    /// The bounds of all files of the manifest, and the number of this one in them.
+    pub(crate) bounds: (Arc<FileBounds>, usize),
+}
+
+impl FileEntry {
+    /// What is known of the column with this field id. That of an identity partition has exact bounds from the partition.
+    pub fn column(&self, id: i32) -> ColumnBounds {
+        let (bounds, number) = &self.bounds;
+        bounds.of(*number, id)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_column(&mut self, id: i32, of: ColumnBounds) {
+        let (bounds, number) = &self.bounds;
+        let mut all = bounds.all_of(*number);
+        all.insert(id, of);
+        self.bounds = (Arc::new(FileBounds::new(&[all])), 0);
+    }
 }
 
 /// One live delete file of a snapshot, or one deletion vector in such a file.

@@ -30,7 +30,7 @@ pub(super) async fn check(planned: &LoadedTable, current: &LoadedTable, delta: &
     let Some(snapshot) = &current.snapshot else { return Ok(()) };
     let listed = manifests::list(&current.objects, snapshot, current.metadata.format_version()).await?;
     let (of_deletes, of_data): (Vec<_>, Vec<_>) =
-        listed.into_iter().filter(may_be_live).partition(|m| m.content == ManifestContentType::Deletes);
+        listed.iter().filter(|m| may_be_live(m)).cloned().partition(|m| m.content == ManifestContentType::Deletes);
     if !delta.touched.is_empty() && !are_live(current, of_data, delta).await? {
         return Err(conflict(current, "lost or rewrote rows that this statement changes"));
     }

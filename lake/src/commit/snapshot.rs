@@ -99,7 +99,7 @@ impl<'a> Draft<'a> {
         let mut kept = Kept::default();
         if let Some(parent) = &table.snapshot {
             let all = manifests::list(self.objects, parent, version).await?;
-            let live = all.into_iter().filter(may_be_live).collect();
+            let live = all.iter().filter(|manifest| may_be_live(manifest)).cloned().collect();
             kept = removal::without(table, live, removed, self.snapshot_id).await?;
             listed.append(&mut kept.manifests);
         }

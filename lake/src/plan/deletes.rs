@@ -219,14 +219,14 @@ fn applies(delete: &DeleteFile, file: &PlannedFile) -> bool {
         DeleteKind::Vector { .. } => file.data_sequence_number <= delete.data_sequence_number,
         DeleteKind::Equality(ids) => {
             file.data_sequence_number < delete.data_sequence_number
-                && !ids.iter().any(|id| are_disjoint(file.columns.get(id), delete.columns.get(id)))
+                && !ids.iter().any(|id| are_disjoint(&file.column(*id), delete.columns.get(id)))
         }
     }
 }
 
 /// Whether no value of one column can equal one of the other; null equals null.
-fn are_disjoint(a: Option<&ColumnBounds>, b: Option<&ColumnBounds>) -> bool {
-    let (Some(a), Some(b)) = (a, b) else { return false };
+fn are_disjoint(a: &ColumnBounds, b: Option<&ColumnBounds>) -> bool {
+    let Some(b) = b else { return false };
     if a.null_count != Some(0) && b.null_count != Some(0) {
         return false;
     }

@@ -5,27 +5,39 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
+use arrow::array::UInt64Array;
 use datafusion::common::ScalarValue;
 use iceberg::spec::{
     DataContentType, DataFile, DataFileFormat, FormatVersion, Manifest, ManifestEntry, ManifestFile, ManifestList,
-    ManifestStatus, PartitionSpec, Schema, SnapshotRef, TableMetadata,
+    ManifestStatus, PartitionSpec, Schema, SnapshotRef, Struct, TableMetadata,
 };
 use moka::sync::Cache;
 use townlake_common::{Error, ErrorCode, Result};
 
+use super::file_bounds::FileBounds;
 use super::{bounds, deletes};
-use crate::{ColumnBounds, DeleteFile, LoadedTable, ObjectAccess, PlannedFile};
+use crate::{ColumnBounds, DeleteFile, FileEntry, LoadedTable, ObjectAccess, PlannedFile};
 
-const CACHE_BYTES: u64 = 128 << 20;
-/// What one column's bounds weigh, strings aside.
+const CACHE_BYTES: u64 = 192 << 20;
+const LISTS_BYTES: u64 = 32 << 20;
+/// What a file weighs without its path, its partition and its bounds: the entry, its parts' heads.
+const FILE_BYTES: usize = 320;
+const PARTITION_VALUE_BYTES: usize = 64;
+/// What one column's bounds weigh in a delete file, strings aside.
 const BOUNDS_BYTES: usize = 192;
-const FILE_BYTES: usize = 256;
+/// What a manifest weighs in a list, and each of its partition summaries, without the path.
+const LISTED_BYTES: usize = 384;
+const SUMMARY_BYTES: usize = 96;
 
 /// What planning needs of one manifest.
 pub(crate) struct ManifestFiles {
     pub spec: PartitionSpec,
     /// The live data files, unless one of them is refused.
     pub files: Vec<PlannedFile>,
+    /// The bounds of `files`.
+    pub bounds: Arc<FileBounds>,
+    /// The rows of `files`.
+    pub rows: Arc<UInt64Array>,
     /// The live delete files, unless one of them is refused.
     pub deletes: Vec<Arc<DeleteFile>>,
     /// What in this manifest cannot be read correctly.
@@ -45,23 +57,43 @@ static CACHE: LazyLock<Cache<Key, Arc<ManifestFiles>>> = LazyLock::new(|| {
 });
 
 fn weight(manifest: &ManifestFiles) -> u32 {
-    let file = |path: &str, columns: usize| FILE_BYTES + path.len() + columns * BOUNDS_BYTES;
-    let data = manifest.files.iter().map(|f| file(&f.path, f.columns.len()));
-    let deletes = manifest.deletes.iter().map(|f| file(&f.path, f.columns.len()));
-    u32::try_from(data.chain(deletes).sum::<usize>()).unwrap_or(u32::MAX)
+    let file =
+        |path: &str, partition: &Struct| FILE_BYTES + path.len() + partition.fields().len() * PARTITION_VALUE_BYTES;
+    let data = manifest.files.iter().map(|f| file(&f.path, &f.partition) + f.split_offsets.len() * 8);
+    let deletes = manifest.deletes.iter().map(|f| file(&f.path, &f.partition) + f.columns.len() * BOUNDS_BYTES);
+    let bytes = manifest.bounds.bytes() + data.chain(deletes).sum::<usize>();
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// The manifests of a snapshot.
+/// By catalog, snapshot and path; a list is parsed as of the table's format version.
+type ListKey = (String, i64, String, u8);
+
+static LISTS: LazyLock<Cache<ListKey, Arc<Vec<ManifestFile>>>> = LazyLock::new(|| {
+    Cache::builder().max_capacity(LISTS_BYTES).weigher(|_, list: &Arc<Vec<ManifestFile>>| weight_of_list(list)).build()
+});
+
+fn weight_of_list(list: &[ManifestFile]) -> u32 {
+    let manifest = |m: &ManifestFile| {
+        LISTED_BYTES + m.manifest_path.len() + m.partitions.as_ref().map_or(0, Vec::len) * SUMMARY_BYTES
+    };
+    u32::try_from(list.iter().map(manifest).sum::<usize>()).unwrap_or(u32::MAX)
+}
+
+/// The manifests of a snapshot. A list never changes either, so it is cached too.
 ///
 /// Errors: `FILE_NOT_FOUND`, `DATA_CORRUPT`, `SOURCE_UNAVAILABLE`.
 pub(crate) async fn list(
     objects: &ObjectAccess,
     snapshot: &SnapshotRef,
     version: FormatVersion,
-) -> Result<Vec<ManifestFile>> {
+) -> Result<Arc<Vec<ManifestFile>>> {
     let uri = snapshot.manifest_list().to_string();
+    let key = (objects.catalog().to_string(), snapshot.snapshot_id(), uri.clone(), version as u8);
+    if let Some(list) = LISTS.get(&key) {
+        return Ok(list);
+    }
     let bytes = objects.read(&uri).await?;
-    blocking(uri, move || {
+    let parse = move || {
         // The list of a table that was version 1 when it was written lacks what version 2 requires.
         let parsed = ManifestList::parse_with_version(&bytes, version);
         let list = match parsed {
@@ -69,8 +101,10 @@ pub(crate) async fn list(
             parsed => parsed,
         }?;
         Ok(list.consume_entries().into_iter().collect())
-    })
-    .await
+    };
+    let list = Arc::new(blocking(uri, parse).await?);
+    LISTS.insert(key, Arc::clone(&list));
+    Ok(list)
 }
 
 /// The live files of one manifest, with their bounds in the types of the table's schema.
@@ -112,14 +146,20 @@ fn compact(manifest: &Manifest, head: &ManifestFile, schema: &Schema, metadata: 
     let spec = manifest.metadata().partition_spec().clone().with_spec_id(head.partition_spec_id);
     let live = || manifest.entries().iter().filter(|entry| entry.is_alive());
     let refused = live().find_map(|entry| refusal(&entry.data_file, schema, metadata));
-    let (mut files, mut deletes) = (Vec::new(), Vec::new());
-    for entry in live().filter(|_| refused.is_none()) {
-        match entry.data_file.content_type() {
-            DataContentType::Data => files.push(planned(entry, head, &spec, schema)),
-            _ => deletes.push(Arc::new(deletes::planned(entry, sequence_number(entry, head), &spec, schema))),
-        }
-    }
-    ManifestFiles { spec, files, deletes, refused }
+    let kept = || live().filter(|_| refused.is_none());
+    let (data, deletes): (Vec<_>, Vec<_>) =
+        kept().partition(|entry| entry.data_file.content_type() == DataContentType::Data);
+    let bounds: Vec<_> = data.iter().map(|entry| columns(&entry.data_file, &spec, schema)).collect();
+    let bounds = Arc::new(FileBounds::new(&bounds));
+    let planned = |(number, entry): (usize, &&Arc<ManifestEntry>)| {
+        let entry = planned(entry, head, &spec, schema, (Arc::clone(&bounds), number));
+        PlannedFile::new(Arc::new(entry))
+    };
+    let files: Vec<PlannedFile> = data.iter().enumerate().map(planned).collect();
+    let deletes = deletes.into_iter().map(|entry| deletes::planned(entry, sequence_number(entry, head), &spec, schema));
+    let deletes = deletes.map(Arc::new).collect();
+    let rows = Arc::new(UInt64Array::from_iter_values(files.iter().map(|file| file.record_count)));
+    ManifestFiles { spec, files, bounds, rows, deletes, refused }
 }
 
 fn refusal(file: &DataFile, schema: &Schema, metadata: &TableMetadata) -> Option<String> {
@@ -145,10 +185,16 @@ fn sequence_number(entry: &ManifestEntry, head: &ManifestFile) -> i64 {
     entry.sequence_number.unwrap_or(if inherits { head.sequence_number } else { 0 })
 }
 
-fn planned(entry: &ManifestEntry, head: &ManifestFile, spec: &PartitionSpec, schema: &Schema) -> PlannedFile {
+fn planned(
+    entry: &ManifestEntry,
+    head: &ManifestFile,
+    spec: &PartitionSpec,
+    schema: &Schema,
+    bounds: (Arc<FileBounds>, usize),
+) -> FileEntry {
     let file = &entry.data_file;
     let offsets = file.split_offsets().unwrap_or_default().iter().filter_map(|offset| u64::try_from(*offset).ok());
-    PlannedFile {
+    FileEntry {
         path: file.file_path().to_string(),
         size: file.file_size_in_bytes(),
         record_count: file.record_count(),
@@ -156,9 +202,8 @@ fn planned(entry: &ManifestEntry, head: &ManifestFile, spec: &PartitionSpec, sch
         partition: file.partition().clone(),
         data_sequence_number: sequence_number(entry, head),
         split_offsets: offsets.collect(),
-        columns: columns(file, spec, schema),
         constants: constants(file, spec, schema),
-        deletes: Vec::new(),
+        bounds,
     }
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod bounds;
 #[cfg(test)]
 mod delete_tests;
 pub(crate) mod deletes;
+pub(crate) mod file_bounds;
 pub(crate) mod manifests;
 mod pruning;
 #[cfg(test)]
@@ -19,8 +20,9 @@ use iceberg::spec::{
 };
 use townlake_common::{Error, ErrorCode, Result};
 
+use self::file_bounds::FileBounds;
 use self::manifests::ManifestFiles;
-use self::pruning::{Buckets, Container, Pruner};
+use self::pruning::{Buckets, Containers, Pruner};
 use crate::format::unsupported;
 use crate::{ColumnBounds, FilePlan, LoadedTable, PlannedFile};
 
@@ -38,7 +40,7 @@ pub async fn plan_files(table: &LoadedTable, filters: &[Expr]) -> Result<FilePla
     let Some(snapshot) = &table.snapshot else { return Ok(FilePlan::default()) };
     let manifests = manifests::list(&table.objects, snapshot, table.metadata.format_version()).await?;
     let (deletes, data): (Vec<_>, Vec<_>) =
-        manifests.into_iter().filter(may_be_live).partition(|m| m.content == ManifestContentType::Deletes);
+        manifests.iter().filter(|m| may_be_live(m)).cloned().partition(|m| m.content == ManifestContentType::Deletes);
 
     let pruner = Pruner::new(filters, Arc::clone(&table.iceberg_schema), Arc::clone(&table.arrow_schema));
     let counted: u64 = data.iter().map(live_files).sum();
@@ -92,11 +94,9 @@ fn live_files(manifest: &ManifestFile) -> u64 {
 }
 
 fn keep_manifests(table: &LoadedTable, pruner: &Pruner, manifests: &[ManifestFile]) -> Vec<ManifestFile> {
-    let summaries: Vec<_> = manifests.iter().map(|manifest| summary(table, manifest)).collect();
-    let containers =
-        summaries.iter().map(|(columns, buckets)| Container { columns, rows: None, buckets: buckets.clone() });
-    let containers: Vec<_> = containers.collect();
-    let keep = pruner.may_match(&containers);
+    let (bounds, buckets): (Vec<_>, Vec<_>) = manifests.iter().map(|manifest| summary(table, manifest)).unzip();
+    let bounds = FileBounds::new(&bounds);
+    let keep = pruner.may_match(&Containers { bounds: &bounds, count: manifests.len(), rows: None, buckets });
     manifests.iter().zip(keep).filter(|(_, keep)| *keep).map(|(manifest, _)| manifest.clone()).collect()
 }
 
@@ -145,16 +145,18 @@ fn bucket_range(field: &PartitionField, low: &PrimitiveLiteral, high: &Primitive
 }
 
 fn keep_files(pruner: &Pruner, manifest: &ManifestFiles) -> Vec<PlannedFile> {
-    let containers: Vec<_> = manifest.files.iter().map(|file| container(file, manifest)).collect();
-    let keep = pruner.may_match(&containers);
+    let with_buckets = manifest.spec.fields().iter().any(|field| matches!(field.transform, Transform::Bucket(_)));
+    let buckets = manifest.files.iter().filter(|_| with_buckets).map(|file| buckets(file, manifest)).collect();
+    let (count, rows) = (manifest.files.len(), Some(Arc::clone(&manifest.rows)));
+    let keep = pruner.may_match(&Containers { bounds: &manifest.bounds, count, rows, buckets });
     manifest.files.iter().zip(keep).filter(|(_, keep)| *keep).map(|(file, _)| file.clone()).collect()
 }
 
-fn container<'a>(file: &'a PlannedFile, manifest: &ManifestFiles) -> Container<'a> {
+fn buckets(file: &PlannedFile, manifest: &ManifestFiles) -> Vec<Buckets> {
     let fields = manifest.spec.fields().iter().zip(file.partition.fields());
     let buckets = fields.filter_map(|(field, value)| {
         let value = value.as_ref()?.as_primitive_literal()?;
         bucket_range(field, &value, &value)
     });
-    Container { columns: &file.columns, rows: Some(file.record_count), buckets: buckets.collect() }
+    buckets.collect()
 }

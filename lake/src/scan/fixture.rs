@@ -23,7 +23,8 @@ use townlake_common::config::Config;
 use townlake_common::{Error, ErrorCode, Principal, QueryContext, QueryId};
 
 use super::scan_plan;
-use crate::types::{ColumnBounds, FilePlan, LoadedTable, PlannedFile, WrittenFile};
+use crate::plan::file_bounds::FileBounds;
+use crate::types::{ColumnBounds, FileEntry, FilePlan, LoadedTable, PlannedFile, WrittenFile};
 use crate::{LakeObjects, codec, schema, write_plan, written_files};
 
 pub(crate) struct Lake {
@@ -120,7 +121,8 @@ pub(crate) fn planned(files: &[WrittenFile]) -> FilePlan {
     let plan = |file: &WrittenFile| {
         let file = &file.data_file;
         let nulls = file.null_value_counts().iter();
-        PlannedFile {
+        let columns = nulls.map(|(id, n)| (*id, ColumnBounds { null_count: Some(*n), ..Default::default() }));
+        PlannedFile::new(Arc::new(FileEntry {
             path: file.file_path().to_string(),
             size: file.file_size_in_bytes(),
             record_count: file.record_count(),
@@ -128,10 +130,9 @@ pub(crate) fn planned(files: &[WrittenFile]) -> FilePlan {
             partition: file.partition().clone(),
             data_sequence_number: 1,
             split_offsets: vec![],
-            columns: nulls.map(|(id, n)| (*id, ColumnBounds { null_count: Some(*n), ..Default::default() })).collect(),
             constants: BTreeMap::new(),
-            deletes: vec![],
-        }
+            bounds: (Arc::new(FileBounds::new(&[columns.collect()])), 0),
+        }))
     };
     FilePlan { files: files.iter().map(plan).collect(), total_files: files.len() + 1, ..Default::default() }
 }

@@ -1,6 +1,6 @@
 //! The scan of an Iceberg table: DataFusion's Parquet scan over the files that the manifests name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ use iceberg::spec::{DEFAULT_SCHEMA_NAME_MAPPING, NameMapping, Schema};
 use object_store::ObjectMeta;
 use townlake_common::{Error, ErrorCode};
 
+use crate::objects::Place;
 use crate::types::{FilePlan, LoadedTable, PlannedFile};
 
 mod adapter;
@@ -50,6 +51,7 @@ pub(crate) use deletes::ScanDeletes;
 use footers::Footers;
 use reader::Readers;
 pub(crate) use source::IcebergSource;
+use statistics::{FROM_METADATA, ScanStatistics};
 
 /// What a scan reads, for whom, and what an executor must know of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,7 +173,7 @@ fn scan_columns(
     for (url, files) in by_store(table, &plan.files)? {
         let inner = parquet_source(schema.clone(), parquet_options(session), &url, session.runtime_env())?;
         let mut constants = FileConstants::default();
-        for (path, number, planned) in &files {
+        for (path, number, planned) in files.iter().filter(|(_, _, file)| with_places || !file.constants.is_empty()) {
             let place = with_places.then(|| places::constant(*number));
             constants.insert(path.to_string(), planned.constants.clone().into_iter().chain(place).collect());
         }
@@ -179,8 +181,19 @@ fn scan_columns(
         let recipe = deletes::recipe(table, plan, &files)?;
         let deletes = ScanDeletes::new(&info.table, recipe, &columns, session.runtime_env()).map_err(external)?;
         let source = IcebergSource::new(Arc::new(inner), info, adapter, Arc::new(constants), Arc::new(deletes));
-        let statistics = statistics::of_rows(schema.table_schema(), files.iter().map(|(_, _, planned)| *planned));
-        let files = files.into_iter().map(|(path, _, planned)| partitioned_file(&columns, path, planned)).collect();
+        let mut statistics = ScanStatistics::new(
+            schema.table_schema(),
+            wanted(&projection, table),
+            table.metadata.properties().get(FROM_METADATA).is_none_or(|value| !value.eq_ignore_ascii_case("false")),
+        );
+        let files = files.into_iter().map(|(path, _, planned)| {
+            let mut file = PartitionedFile::new_from_meta(unchanging(path, planned.size));
+            // Always there: without a statistics struct a dynamic filter cannot skip the file.
+            file.statistics = Some(Arc::new(statistics.add(planned, columns.fields().len())));
+            file
+        });
+        let files = files.collect();
+        let statistics = statistics.finish();
         let config = source
             .scan(url, file_groups(files, session, limit.is_some()))
             .with_statistics(statistics)
@@ -246,24 +259,24 @@ fn keep_first_rows(plan: &mut FilePlan, limit: usize) {
 type KeyedFiles<'a> = Vec<(object_store::path::Path, usize, &'a PlannedFile)>;
 
 fn by_store<'a>(table: &LoadedTable, files: &'a [PlannedFile]) -> Result<Vec<(ObjectStoreUrl, KeyedFiles<'a>)>> {
-    let mut stores: BTreeMap<String, (ObjectStoreUrl, KeyedFiles<'a>)> = BTreeMap::new();
+    let mut stores: BTreeMap<Place, KeyedFiles<'a>> = BTreeMap::new();
     for (number, file) in files.iter().enumerate() {
-        let (url, path) = table.objects.object_store_url(&file.path).map_err(external)?;
-        let entry = stores.entry(url.as_str().to_string()).or_insert_with(|| (url, Vec::new()));
-        entry.1.push((path, number, file));
+        let (place, path) = table.objects.locate(&file.path).map_err(external)?;
+        stores.entry(place).or_default().push((path, number, file));
     }
     if stores.is_empty() {
         let (url, _) = table.objects.object_store_url(table.metadata.location()).map_err(external)?;
         return Ok(vec![(url, Vec::new())]);
     }
-    Ok(stores.into_values().collect())
+    let with_url = |(place, files)| Ok((table.objects.url(&place).map_err(external)?, files));
+    stores.into_iter().map(with_url).collect()
 }
 
-fn partitioned_file(columns: &ArrowSchema, path: object_store::path::Path, planned: &PlannedFile) -> PartitionedFile {
-    let mut file = PartitionedFile::new_from_meta(unchanging(path, planned.size));
-    // Always there: without a statistics struct a dynamic filter cannot skip the file.
-    file.statistics = Some(Arc::new(statistics::of_files(columns, [planned])));
-    file
+/// Whether something may ask for the bounds of a column of the scan: those that are asked for, and those that deletes compare.
+fn wanted(projection: &[usize], table: &LoadedTable) -> impl Fn(usize) -> bool {
+    let (of_table, projection) =
+        (table.arrow_schema.fields().len(), projection.iter().copied().collect::<HashSet<_>>());
+    move |column| column >= of_table || projection.contains(&column)
 }
 
 /// What is known of a file in a store. It never changes, so a fixed time keeps the footer cache valid.

@@ -1,6 +1,5 @@
 //! Scans of files that are older than the table's schema, and their recipes.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -223,8 +222,8 @@ async fn constants_of_a_partition_stand_for_columns_that_a_file_lacks() {
     let (table, mut plan) = evolved(&lake, &context).await;
     let value = Some(ScalarValue::Utf8View(Some("here".to_string())));
     let constant = ColumnBounds { null_count: Some(0), lower: value.clone(), upper: value, exact: true };
-    plan.files[0].columns.insert(101, constant);
-    plan.files[1].columns.insert(101, ColumnBounds { null_count: Some(3), ..Default::default() });
+    plan.files[0].set_column(101, constant);
+    plan.files[1].set_column(101, ColumnBounds { null_count: Some(3), ..Default::default() });
     register(&context, &table, plan);
     let text = sql(&context, "select gone, count(name) as n from t group by gone order by gone").await.unwrap();
     assert!(text.contains("| here | 3 |") && text.contains("|      | 3 |"), "{text}");
@@ -318,7 +317,7 @@ async fn files_without_ids_need_a_name_mapping() {
     let mut plan = planned(&write(&context, &table, vec![vec![rows(1)]]).await.unwrap());
     plan.files[0].path = format!("file://{}", file.display());
     plan.files[0].size = std::fs::metadata(&file).unwrap().len();
-    plan.files[0].columns = HashMap::new();
+    plan.files[0].bounds = Default::default();
     register(&context, &table, plan.clone());
     assert_eq!(code(sql(&context, "select id from t").await.unwrap_err()), ErrorCode::FormatNotSupported);
 
