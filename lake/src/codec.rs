@@ -3,6 +3,7 @@
 //! The engine's codec asks here for each node that DataFusion cannot encode by itself. A recipe names objects by the
 //! `lake://` URLs of [`crate::LakeObjects`]: keys and endpoints are in each node's own configuration.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, Result};
@@ -96,6 +97,9 @@ fn encode_scan(
         predicate,
         parquet_options: Some(parquet.table_parquet_options().try_into()?),
     };
+    // A task has a part of the file groups: it carries what belongs to their files, not what belongs to the table's.
+    let files = config.file_groups.iter().flat_map(|group| group.files());
+    let keys: HashSet<&str> = files.map(|file| file.object_meta.location.as_ref()).collect();
     Ok(ScanRecipe {
         table: info.table,
         snapshot_id: info.snapshot_id,
@@ -107,8 +111,8 @@ fn encode_scan(
         parquet_scan: scan.encode_to_vec(),
         limit: config.limit.map(|limit| limit as u64),
         preserve_order: config.preserve_order,
-        constants: source.constants().to_recipe(),
-        deletes: source.deletes().to_recipe(),
+        constants: source.constants().to_recipe(&keys),
+        deletes: source.deletes().to_recipe(&keys),
         places: !source.table_schema().virtual_columns().is_empty(),
     })
 }

@@ -169,7 +169,9 @@ impl PartitionStream for Rows {
 /// The manifests of the table's snapshot; none while it is empty.
 async fn manifests_of(table: Arc<LoadedTable>) -> Result<Vec<ManifestFile>> {
     match &table.snapshot {
-        Some(snapshot) => read::list(&table.objects, snapshot, table.metadata.format_version()).await.map(|list| list.as_ref().clone()),
+        Some(snapshot) => read::list(&table.objects, snapshot, table.metadata.format_version())
+            .await
+            .map(|list| list.as_ref().clone()),
         None => Ok(Vec::new()),
     }
 }

@@ -4,7 +4,7 @@
 //! so their partition values reach the adapter of the file, which fills the columns that the file does not have. So does the
 //! number of the file, where it is asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use datafusion::common::ScalarValue;
 use townlake_proto::lake::{Constant, FileConstants as Recipe, constant};
@@ -22,7 +22,8 @@ impl FileConstants {
         }
     }
 
-    pub(crate) fn to_recipe(&self) -> Vec<Recipe> {
+    /// Those of the files with these keys.
+    pub(crate) fn to_recipe(&self, keys: &HashSet<&str>) -> Vec<Recipe> {
         let values = |constants: &Defaults| {
             let values = constants.iter().filter_map(|(id, value)| {
                 let value = match value {
@@ -35,7 +36,8 @@ impl FileConstants {
             });
             values.collect()
         };
-        self.0.iter().map(|(key, constants)| Recipe { path: key.clone(), values: values(constants) }).collect()
+        let wanted = self.0.iter().filter(|(key, _)| keys.contains(key.as_str()));
+        wanted.map(|(key, constants)| Recipe { path: key.clone(), values: values(constants) }).collect()
     }
 
     /// What [`FileConstants::to_recipe`] wrote.

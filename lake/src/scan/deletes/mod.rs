@@ -13,7 +13,7 @@ mod positions;
 mod tests;
 mod vector;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -94,9 +94,9 @@ impl ScanDeletes {
         })
     }
 
-    /// What [`ScanDeletes::new`] makes the same of on another node.
-    pub(crate) fn to_recipe(&self) -> Option<Recipe> {
-        (!self.is_empty()).then(|| self.recipe.clone())
+    /// What [`ScanDeletes::new`] makes the same of on another node, which reads the data files with these keys only.
+    pub(crate) fn to_recipe(&self, keys: &HashSet<&str>) -> Option<Recipe> {
+        plan::part(&self.recipe, keys)
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -1,6 +1,6 @@
 //! From planned delete files to the recipe of a scan.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
@@ -58,6 +58,28 @@ pub(crate) fn recipe(table: &LoadedTable, plan: &FilePlan, files: &KeyedFiles<'_
     Ok(recipe)
 }
 
+/// The part of a recipe that the data files with these keys need; `None`: no row of them is deleted.
+pub(super) fn part(recipe: &Recipe, keys: &HashSet<&str>) -> Option<Recipe> {
+    let data = recipe.data.iter().filter(|file| keys.contains(file.path.as_str()));
+    let mut part = Recipe { files: Vec::new(), data: data.cloned().collect() };
+    let needed: BTreeSet<u32> = part.data.iter().flat_map(|file| file.deletes.iter().copied()).collect();
+    let (mut numbers, mut groups) = (HashMap::new(), HashMap::new());
+    for number in needed {
+        let Some(mut file) = recipe.files.get(number as usize).cloned() else { continue };
+        // Neither outgrows the count of those of the whole recipe.
+        numbers.insert(number, part.files.len() as u32);
+        if !file.equality_ids.is_empty() {
+            let next = groups.len() as u32;
+            file.group = *groups.entry(file.group).or_insert(next);
+        }
+        part.files.push(file);
+    }
+    for file in &mut part.data {
+        file.deletes = file.deletes.iter().filter_map(|number| numbers.get(number).copied()).collect();
+    }
+    (!part.data.is_empty()).then_some(part)
+}
+
 /// Which equality deletes can be looked up together.
 type Scope = (Vec<i32>, Option<Partition>);
 
@@ -88,4 +110,33 @@ fn file(table: &LoadedTable, delete: &DeleteFile, groups: &mut HashMap<Scope, u3
 
 fn too_many(error: std::num::TryFromIntError) -> datafusion::common::DataFusionError {
     external(Error::internal("a scan has more delete files than can be counted").with_source(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_carries_the_deletes_of_its_own_files() {
+        let delete = |uri: &str, ids: &[i32], group: u32| File {
+            uri: uri.to_string(),
+            equality_ids: ids.to_vec(),
+            group,
+            ..File::default()
+        };
+        let data = |path: &str, deletes: &[u32]| DeletedFile {
+            path: path.to_string(),
+            deletes: deletes.to_vec(),
+            ..DeletedFile::default()
+        };
+        let whole = Recipe {
+            files: vec![delete("p", &[], 0), delete("k", &[1], 0), delete("l", &[2], 1), delete("m", &[2], 1)],
+            data: vec![data("a", &[0, 1]), data("b", &[2, 3]), data("c", &[0, 3])],
+        };
+        let of = |keys: &[&str]| part(&whole, &keys.iter().copied().collect());
+        assert_eq!(of(&["a", "b", "c", "d"]), Some(whole.clone()));
+        assert_eq!(of(&["d"]), None);
+        let c = Recipe { files: vec![delete("p", &[], 0), delete("m", &[2], 0)], data: vec![data("c", &[0, 1])] };
+        assert_eq!(of(&["c"]), Some(c));
+    }
 }
