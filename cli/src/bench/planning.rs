@@ -4,7 +4,7 @@
 //! to a day, which is the partition.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::common::ScalarValue;
@@ -148,7 +148,7 @@ fn scans(files: usize) -> [(&'static str, Vec<Expr>); 4] {
 }
 
 async fn measure(context: &SessionContext, table: LoadedTable, files: usize) -> Result<()> {
-    let before = resident_bytes();
+    let (before, mut listed_bytes) = (resident_bytes(), 0);
     let provider = LakeTable::new(table.clone().into());
     let state = context.state();
     for (number, (label, filters)) in scans(files).into_iter().enumerate() {
@@ -157,6 +157,9 @@ async fn measure(context: &SessionContext, table: LoadedTable, files: usize) -> 
             let started = Instant::now();
             planned = plan_files(&table, &filters).await?.files.len();
             listed.push(started.elapsed().as_secs_f64());
+            if number == 0 {
+                listed_bytes = settled_bytes().await;
+            }
             let started = Instant::now();
             provider.scan(&state, None, &filters, None).await.map_err(not_planned)?;
             scanned.push(started.elapsed().as_secs_f64());
@@ -165,13 +168,20 @@ async fn measure(context: &SessionContext, table: LoadedTable, files: usize) -> 
         // The first scan finds what its file list has read: only the list was cold.
         println!("{files:<9} {label:<22} {planned:>8} {:>12} {:>12}", shown(&listed), shown(&scanned));
     }
-    let grown = resident_bytes().saturating_sub(before) >> 20;
-    println!("{files:<9} the process has grown by {grown} MiB");
+    let grown = |now: u64| now.saturating_sub(before) >> 20;
+    let (listed, scanned) = (grown(listed_bytes), grown(settled_bytes().await));
+    println!("{files:<9} the process has grown by {listed} MiB for the file list, {scanned} MiB after the scans");
     Ok(())
 }
 
 fn not_planned(error: datafusion::common::DataFusionError) -> Error {
     Error::internal("a scan cannot be planned").with_source(error)
+}
+
+/// The resident memory of this process once the allocator has given back what is free.
+async fn settled_bytes() -> u64 {
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    resident_bytes()
 }
 
 /// The resident memory of this process.
