@@ -6,7 +6,12 @@ mod delete_tests;
 pub(crate) mod deletes;
 pub(crate) mod file_bounds;
 pub(crate) mod manifests;
+#[cfg(test)]
+mod metadata_tests;
+pub(crate) mod partition_filters;
 mod pruning;
+#[cfg(test)]
+mod pruning_proof_tests;
 #[cfg(test)]
 mod tests;
 
