@@ -15,6 +15,8 @@ mod catalog;
 pub mod codec;
 mod commit;
 mod compaction;
+#[cfg(test)]
+mod damage_tests;
 mod format;
 mod lake_catalog;
 mod leftovers;

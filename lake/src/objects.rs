@@ -30,6 +30,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The bound of one request, body included: a row group of some hundred megabytes over a slow line.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// The bound of a file that is read whole. Metadata and manifests have some megabytes.
+const MAX_METADATA_BYTES: u64 = 512 << 20;
+
 /// The object stores of one catalog. Cheap to clone.
 #[derive(Clone)]
 pub struct ObjectAccess(Arc<Stores>);
@@ -108,11 +111,15 @@ impl ObjectAccess {
 
     /// Reads a whole small file (metadata, a manifest).
     ///
-    /// Errors: `FILE_NOT_FOUND`, `SOURCE_DENIED`, `SOURCE_UNAVAILABLE`.
+    /// Errors: `FILE_NOT_FOUND`, `SOURCE_DENIED`, `SOURCE_UNAVAILABLE`, `DATA_CORRUPT` where it is far too large.
     pub(crate) async fn read(&self, uri: &str) -> Result<Bytes> {
         let (store, path) = self.object_store(uri)?;
-        let read = async { store.get(&path).await?.bytes().await };
-        read.await.map_err(|error| from_object_store(uri, error))
+        let found = store.get(&path).await.map_err(|error| from_object_store(uri, error))?;
+        if found.meta.size > MAX_METADATA_BYTES {
+            let message = format!("{uri} has {} bytes: it is no file of metadata", found.meta.size);
+            return Err(Error::new(ErrorCode::DataCorrupt, message));
+        }
+        found.bytes().await.map_err(|error| from_object_store(uri, error))
     }
 
     /// Writes a whole small file. Its name must be unique: what is there is overwritten.

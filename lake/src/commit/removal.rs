@@ -78,8 +78,7 @@ async fn one(
     }
     let bytes = table.objects.read(&manifest.manifest_path).await?;
     let uri = format!("{}/metadata/{}-m0.avro", table.metadata.location(), Uuid::new_v4());
-    let parse = move || Manifest::parse_avro(&bytes);
-    let decoded = manifests::blocking(manifest.manifest_path.clone(), parse).await?;
+    let decoded = manifests::decode(manifest.manifest_path.clone(), bytes, Manifest::parse_avro).await?;
     let (entries, metadata) = decoded.into_parts();
     let (gone, stay): (Vec<_>, Vec<_>) = entries
         .iter()

@@ -6,16 +6,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::UInt64Array;
+use bytes::Bytes;
 use datafusion::common::ScalarValue;
 use iceberg::spec::{
     DataContentType, DataFile, DataFileFormat, FormatVersion, Manifest, ManifestEntry, ManifestFile, ManifestList,
     ManifestStatus, PartitionSpec, Schema, SnapshotRef, Struct, TableMetadata,
 };
 use moka::sync::Cache;
+use tokio::sync::Semaphore;
 use townlake_common::{Error, ErrorCode, Result};
 
 use super::file_bounds::FileBounds;
-use super::{bounds, deletes};
+use super::{avro_guard, bounds, deletes};
 use crate::{ColumnBounds, DeleteFile, FileEntry, LoadedTable, ObjectAccess, PlannedFile};
 
 const CACHE_BYTES: u64 = 192 << 20;
@@ -93,16 +95,16 @@ pub(crate) async fn list(
         return Ok(list);
     }
     let bytes = objects.read(&uri).await?;
-    let parse = move || {
+    let parse = move |bytes: &[u8]| {
         // The list of a table that was version 1 when it was written lacks what version 2 requires.
-        let parsed = ManifestList::parse_with_version(&bytes, version);
+        let parsed = ManifestList::parse_with_version(bytes, version);
         let list = match parsed {
-            Err(_) if version > FormatVersion::V1 => ManifestList::parse_with_version(&bytes, FormatVersion::V1),
+            Err(_) if version > FormatVersion::V1 => ManifestList::parse_with_version(bytes, FormatVersion::V1),
             parsed => parsed,
         }?;
         Ok(list.consume_entries().into_iter().collect())
     };
-    let list = Arc::new(blocking(uri, parse).await?);
+    let list = Arc::new(decode(uri, bytes, parse).await?);
     LISTS.insert(key, Arc::clone(&list));
     Ok(list)
 }
@@ -124,19 +126,32 @@ pub(crate) async fn files(table: &LoadedTable, manifest: &ManifestFile) -> Resul
     let bytes = table.objects.read(&manifest.manifest_path).await?;
     let (manifest, schema, metadata) =
         (manifest.clone(), Arc::clone(&table.iceberg_schema), Arc::clone(&table.metadata));
-    let decode = move || Ok(compact(&Manifest::parse_avro(&bytes)?, &manifest, &schema, &metadata));
-    let files = Arc::new(blocking(key.manifest.clone(), decode).await?);
+    let compacted = move |bytes: &[u8]| Ok(compact(&Manifest::parse_avro(bytes)?, &manifest, &schema, &metadata));
+    let files = Arc::new(decode(key.manifest.clone(), bytes, compacted).await?);
     CACHE.insert(key, Arc::clone(&files));
     Ok(files)
 }
 
-/// Decodes on the blocking pool. A decoder that panics on hostile bytes is damage like any other.
-pub(crate) async fn blocking<T: Send + 'static>(
+/// Manifests are decoded one a core, whatever is planned: each takes many times its size meanwhile.
+static DECODING: LazyLock<Arc<Semaphore>> =
+    LazyLock::new(|| Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))));
+
+/// Decodes an Avro file on the blocking pool. A decoder that panics on hostile bytes is damage like any other.
+pub(crate) async fn decode<T: Send + 'static>(
     uri: String,
-    decode: impl FnOnce() -> std::result::Result<T, iceberg::Error> + Send + 'static,
+    bytes: Bytes,
+    decode: impl FnOnce(&[u8]) -> std::result::Result<T, iceberg::Error> + Send + 'static,
 ) -> Result<T> {
     let corrupt = || Error::new(ErrorCode::DataCorrupt, format!("{uri} cannot be decoded"));
-    match tokio::task::spawn_blocking(decode).await {
+    // Held until decoding ends, which it does also where nobody waits for it any more.
+    let permit = Arc::clone(&DECODING).acquire_owned().await;
+    let permit = permit.map_err(|e| Error::internal("manifests are not decoded any more").with_source(e))?;
+    let guarded = move || {
+        let _permit = permit;
+        avro_guard::check(&bytes).map_err(|why| iceberg::Error::new(iceberg::ErrorKind::DataInvalid, why))?;
+        decode(&bytes)
+    };
+    match tokio::task::spawn_blocking(guarded).await {
         Ok(decoded) => decoded.map_err(|error| corrupt().with_source(error)),
         Err(panicked) => Err(corrupt().with_source(panicked)),
     }

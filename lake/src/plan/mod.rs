@@ -1,5 +1,6 @@
 //! From a snapshot to the data files that a query must read.
 
+mod avro_guard;
 pub(crate) mod bounds;
 #[cfg(test)]
 mod delete_tests;
