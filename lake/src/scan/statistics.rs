@@ -24,12 +24,12 @@ pub(super) const FROM_METADATA: &str = "townlake.min-max-from-metadata";
 pub(super) struct ScanStatistics {
     /// For each column of the scan its field id, unless nothing asks for its bounds.
     ids: Vec<Option<i32>>,
-    types: Vec<DataType>,
+    /// For each whether its bounds are values of it.
+    values: Vec<bool>,
     total: Vec<Column>,
     rows: usize,
     bytes: usize,
     deleted: bool,
-    bounds_are_values: bool,
 }
 
 impl ScanStatistics {
@@ -38,8 +38,8 @@ impl ScanStatistics {
         let ids = schema.fields().iter().enumerate().map(|(n, field)| field_id(field).filter(|_| wanted(n)));
         let ids: Vec<_> = ids.collect();
         let total = ids.iter().map(|_| Column { nulls: Some(0), bounds: Bounds::NoValues }).collect();
-        let types = schema.fields().iter().map(|field| field.data_type().clone()).collect();
-        Self { ids, types, total, rows: 0, bytes: 0, deleted: false, bounds_are_values }
+        let values = schema.fields().iter().map(|field| bounds_are_values && is_never_cut(field.data_type()));
+        Self { ids, values: values.collect(), total, rows: 0, bytes: 0, deleted: false }
     }
 
     /// Counts a file in. Returns its own statistics, over its first `columns` columns, for the reader: as it was written,
@@ -53,17 +53,19 @@ impl ScanStatistics {
         let (rows, bytes) = (size(file.record_count), size(file.size));
         self.rows = self.rows.saturating_add(rows);
         self.bytes = self.bytes.saturating_add(bytes);
-        let column_statistics = of_file.into_iter().take(columns).map(|column| column.finish(false)).collect();
+        // A dynamic filter skips files by exact bounds only.
+        let column_statistics = of_file.into_iter().zip(&self.values).take(columns);
+        let column_statistics = column_statistics.map(|(column, values)| column.finish(*values)).collect();
         Statistics { num_rows: Precision::Exact(rows), total_byte_size: Precision::Inexact(bytes), column_statistics }
     }
 
     /// Those of the rows that the scan gives.
     pub(super) fn finish(self) -> Statistics {
-        let columns = self.total.into_iter().zip(&self.types);
+        let columns = self.total.into_iter().zip(self.values);
         let statistics = Statistics {
             num_rows: Precision::Exact(self.rows),
             total_byte_size: Precision::Inexact(self.bytes),
-            column_statistics: columns.map(|(c, of)| c.finish(self.bounds_are_values && is_never_cut(of))).collect(),
+            column_statistics: columns.map(|(column, values)| column.finish(values)).collect(),
         };
         if self.deleted { statistics.to_inexact() } else { statistics }
     }
