@@ -8,6 +8,7 @@ use iceberg::spec::{Schema, SnapshotRef, TableMetadata, Transform, Type, Unbound
 use townlake_common::config::{IcebergCatalog, IcebergCatalogKind};
 use townlake_common::{Error, ErrorCode, QueryId, Result, nearest};
 
+use crate::catalog::metadata_file;
 use crate::catalog::rest::RestCatalog;
 use crate::catalog::sql::SqlCatalog;
 use crate::catalog::{Catalog, NewTable, TableHead, TableName};
@@ -24,6 +25,7 @@ pub struct LakeCatalog {
     name: String,
     catalog: Box<dyn Catalog>,
     objects: ObjectAccess,
+    self_maintained: bool,
 }
 
 impl std::fmt::Debug for LakeCatalog {
@@ -57,12 +59,26 @@ impl LakeCatalog {
             }
             IcebergCatalogKind::Rest => Box::new(RestCatalog::open(name, config).await?),
         };
-        Ok(Arc::new(Self { name: name.to_string(), catalog, objects }))
+        Ok(Arc::new(Self { name: name.to_string(), catalog, objects, self_maintained: config.self_maintained }))
     }
 
     /// The catalog's name in the configuration.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Refuses to look after tables that the catalog looks after itself.
+    ///
+    /// Errors: `NOT_SUPPORTED`.
+    pub fn check_maintained_by_us(&self) -> Result<()> {
+        match self.self_maintained {
+            true => {
+                let message = format!("catalog {} looks after its tables itself", self.name);
+                Err(Error::new(ErrorCode::NotSupported, message)
+                    .with_hint(format!("the configuration says so: [catalogs.{}] self_maintained", self.name)))
+            }
+            false => Ok(()),
+        }
     }
 
     /// All schemas, sorted; the levels of a nested namespace are joined by `.`.
@@ -150,7 +166,21 @@ impl LakeCatalog {
         let name = TableName::new(schema, table);
         let Some(head) = self.catalog.load(&name).await? else { return Ok(None) };
         let table = self.pin(&name, head, None)?;
-        commit::alter(self.catalog.as_ref(), &table, changes).await.map(Some)
+        commit::alter(self.catalog.as_ref(), &table, changes).await.map(|altered| Some(altered.is_some()))
+    }
+
+    /// Makes a table of a metadata file that is there, which goes on from its state.
+    ///
+    /// Errors: `ALREADY_EXISTS`, `SCHEMA_NOT_FOUND`, `FILE_NOT_FOUND`, `DATA_CORRUPT` for a file that is no metadata,
+    /// `INVALID_QUERY` for a name that no table can have.
+    pub async fn register_table(&self, schema: &str, table: &str, metadata_location: &str) -> Result<LoadedTable> {
+        check_table_name(table)?;
+        let name = TableName::new(schema, table);
+        // Read first: whoever keeps the catalog need not look at what it is told.
+        let what = format!("{}.{name}", self.name);
+        metadata_file::read(&self.objects, &self.name, metadata_location, &what).await?;
+        let head = self.catalog.register_table(&name, metadata_location).await?;
+        self.pin(&name, head, None)
     }
 
     /// Gives a table another name in this catalog. `false`: there is no such table.
@@ -222,6 +252,16 @@ impl LakeCatalog {
     async fn is_now(&self, name: &TableName, head: &TableHead) -> bool {
         let there = self.catalog.load(name).await.ok().flatten();
         there.is_some_and(|there| there.metadata.uuid() == head.metadata.uuid())
+    }
+
+    /// Where its tables are registered.
+    pub(crate) fn tables(&self) -> &dyn Catalog {
+        self.catalog.as_ref()
+    }
+
+    /// Its object stores.
+    pub(crate) fn objects(&self) -> &ObjectAccess {
+        &self.objects
     }
 
     /// Whether the table has a commit of this query now.
@@ -334,10 +374,20 @@ fn partition_spec(schema: &Schema, columns: &[FieldRef], fields: &[PartitionFiel
     Ok(builder.build())
 }
 
-/// The name of a partition field, as Spark and pyiceberg give it.
+/// The name of a partition field, as Spark and pyiceberg give it. It is a name in the Avro schema of manifests too, so other
+/// characters than Avro takes are written `_x20`, as Iceberg writes them there.
 pub(crate) fn partition_field_name(column: &str, transform: Transform) -> String {
+    let mut plain = String::with_capacity(column.len());
+    for (place, c) in column.char_indices() {
+        match c {
+            '0'..='9' if place == 0 => plain.extend(['_', c]),
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => plain.push(c),
+            other => plain.push_str(&format!("_x{:X}", u32::from(other))),
+        }
+    }
+    let column = plain;
     match transform {
-        Transform::Identity => column.to_string(),
+        Transform::Identity => column,
         Transform::Bucket(_) => format!("{column}_bucket"),
         Transform::Truncate(_) => format!("{column}_trunc"),
         Transform::Void => format!("{column}_null"),

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::common::ScalarValue;
 use iceberg::spec::{DataFile, SnapshotRef, Struct, TableMetadata};
-
-use townlake_common::Result;
+use townlake_common::{Error, Result};
+use uuid::Uuid;
 
 use crate::ObjectAccess;
 use crate::plan::file_bounds::FileBounds;
+use crate::write::TARGET_FILE_BYTES;
 
 /// Which state of a table a query asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,22 @@ pub struct LoadedTable {
 }
 
 impl LoadedTable {
+    /// The same table, as if it wanted data files of this size. Only for writing: no catalog is told.
+    ///
+    /// Errors: `INTERNAL`, which metadata that was read does not give.
+    pub fn with_target_file_bytes(&self, bytes: u64) -> Result<Self> {
+        let property = HashMap::from([(TARGET_FILE_BYTES.to_string(), bytes.to_string())]);
+        let built = self.metadata.as_ref().clone().into_builder(None).set_properties(property);
+        let built = built.and_then(iceberg::spec::TableMetadataBuilder::build);
+        let built = built.map_err(|error| Error::internal("a property cannot be set").with_source(error))?;
+        Ok(Self { metadata: Arc::new(built.metadata), ..self.clone() })
+    }
+
+    /// A number of the snapshot's summary (`total-records`), where it says one.
+    pub fn summary_number(&self, key: &str) -> Option<i64> {
+        self.snapshot.as_ref()?.summary().additional_properties.get(key)?.parse().ok()
+    }
+
     /// `catalog.schema.table`, for messages and plans.
     pub fn full_name(&self) -> String {
         format!("{}.{}.{}", self.catalog, self.schema, self.table)
@@ -91,6 +108,25 @@ impl fmt::Debug for LoadedTable {
             .field("metadata_location", &self.metadata_location)
             .field("snapshot", &self.snapshot_id())
             .finish_non_exhaustive()
+    }
+}
+
+/// A snapshot that a query reads, for as long as the query's pin of it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PinnedSnapshot {
+    table: Uuid,
+    snapshot: i64,
+}
+
+impl PinnedSnapshot {
+    /// That of a loaded table; `None` while the table is empty.
+    pub fn of(table: &LoadedTable) -> Option<Self> {
+        table.snapshot_id().map(|snapshot| Self { table: table.metadata.uuid(), snapshot })
+    }
+
+    /// The snapshot's id, if it is one of this table.
+    pub fn in_table(&self, table: &LoadedTable) -> Option<i64> {
+        (self.table == table.metadata.uuid()).then_some(self.snapshot)
     }
 }
 

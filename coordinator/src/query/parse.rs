@@ -13,6 +13,7 @@ use super::alter_table::parse_alter_table;
 use super::changes::{parse_change, parse_truncate};
 use super::create_table::parse_create_table;
 use super::depth::check_depth;
+use super::procedures::CallArgument;
 use super::settings;
 use super::statement::{Name, Statement};
 use super::time_travel::{Clauses, attach_clauses, take_clauses};
@@ -320,11 +321,12 @@ fn call(parser: &mut Parser<'_>) -> Parsed<Option<Statement>> {
         if !arguments.is_empty() {
             parser.expect_token(&Token::Comma)?;
         }
-        let token = parser.next_token();
-        match &token.token {
-            Token::SingleQuotedString(text) | Token::Number(text, _) => arguments.push(text.clone()),
-            _ => return parser.expected("a quoted text or a number", token),
+        let is_named = parser.peek_nth_token(1).token == Token::RArrow;
+        let name = if is_named { Some(normalize(parser.parse_identifier()?)) } else { None };
+        if is_named {
+            parser.expect_token(&Token::RArrow)?;
         }
+        arguments.push(CallArgument { name, value: parser.parse_expr()? });
     }
     Ok(Some(Statement::Call { name, arguments }))
 }
@@ -430,7 +432,14 @@ mod tests {
         let Statement::Call { name, arguments } = parse("CALL system.runtime.kill_query('01abc')").unwrap() else {
             panic!()
         };
-        assert_eq!((name.to_string().as_str(), arguments), ("system.runtime.kill_query", vec!["01abc".to_string()]));
+        assert_eq!(name.to_string(), "system.runtime.kill_query");
+        assert!(matches!(arguments.as_slice(), [CallArgument { name: None, value }] if value.to_string() == "'01abc'"));
+        let Statement::Call { arguments, .. } =
+            parse("CALL a.system.p('t', -1, \"X\" => now() - interval '1' day)").unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!(arguments.iter().map(|a| a.name.as_deref()).collect::<Vec<_>>(), [None, None, Some("X")]);
         let Statement::Explain { analyze: true, verbose: true, .. } =
             parse("explain analyze verbose select 1").unwrap()
         else {

@@ -4,6 +4,7 @@ use datafusion::sql::sqlparser::ast::{DataType, Statement as AstStatement};
 use townlake_lake::{PartitionField, Position, TableChange};
 
 use super::changes::ChangeStatement;
+use super::procedures::CallArgument;
 
 /// A name of one to three parts, normalised: unquoted parts in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,8 +132,8 @@ pub enum Statement {
     Call {
         /// The procedure.
         name: Name,
-        /// Its arguments: literals, by position.
-        arguments: Vec<String>,
+        /// Its arguments.
+        arguments: Vec<CallArgument>,
     },
 }
 

@@ -85,6 +85,8 @@ pub(crate) trait Catalog: Send + Sync + 'static {
     async fn load(&self, name: &TableName) -> Result<Option<TableHead>>;
     /// Errors: `ALREADY_EXISTS`, `SCHEMA_NOT_FOUND`.
     async fn create_table(&self, name: &TableName, table: NewTable) -> Result<TableHead>;
+    /// Makes a table of the metadata file at this location. Errors: `ALREADY_EXISTS`, `SCHEMA_NOT_FOUND`.
+    async fn register_table(&self, name: &TableName, metadata_location: &str) -> Result<TableHead>;
     /// Forgets the table; its files stay. `false`: there is none.
     async fn drop_table(&self, name: &TableName) -> Result<bool>;
     /// Gives the table another name. `false`: there is none. Errors: `ALREADY_EXISTS`, `SCHEMA_NOT_FOUND`.

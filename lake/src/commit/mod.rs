@@ -11,6 +11,7 @@ mod conflicts;
 mod delta;
 #[cfg(test)]
 mod delta_tests;
+mod merging;
 mod removal;
 mod replace;
 mod snapshot;
@@ -31,8 +32,9 @@ pub(crate) use self::alter::alter;
 pub use self::delta::{Delta, RowCommand, merges_on_read};
 use self::replace::Change;
 pub use self::replace::Replacement;
-use self::snapshot::{Attempt, Draft, QUERY_ID};
+use self::snapshot::{Attempt, Draft, Going, QUERY_ID};
 use crate::catalog::{Catalog, CommitOutcome, TableHead, TableName};
+use crate::maintenance::ManifestRewrite;
 use crate::{LoadedTable, WrittenFile};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -67,6 +69,18 @@ pub(crate) async fn append(
     once(LIMITS, catalog, table, What::Append, &files, query).await.map(Some)
 }
 
+/// Appends files that were there before and are not ours: whatever becomes of the commit, none of them is deleted.
+///
+/// Errors: as [`append`].
+pub(crate) async fn import(
+    catalog: &dyn Catalog,
+    table: &LoadedTable,
+    files: Vec<WrittenFile>,
+    query: &QueryId,
+) -> Result<i64> {
+    once(LIMITS, catalog, table, What::Import, &files, query).await
+}
+
 /// Makes a change of rows and returns the id of the snapshot; `None` where nothing changes.
 ///
 /// Errors: as [`append`]; also `COMMIT_CONFLICT` when others changed what the statement has read so that its change would
@@ -95,15 +109,34 @@ pub(crate) async fn replace(
     once(LIMITS, catalog, replacement.table(), What::Replacement(&replacement.change), &files, query).await
 }
 
+/// Merges manifests and returns the id of the snapshot; `None` where there is nothing to merge.
+///
+/// Errors: as [`append`]; also `COMMIT_CONFLICT` when one of the manifests was replaced meanwhile.
+pub(crate) async fn merge_manifests(
+    catalog: &dyn Catalog,
+    table: &LoadedTable,
+    rewrite: &ManifestRewrite,
+    query: &QueryId,
+) -> Result<Option<i64>> {
+    if rewrite.bins.is_empty() {
+        return Ok(None);
+    }
+    once(LIMITS, catalog, table, What::Manifests(rewrite), &[], query).await.map(Some)
+}
+
 /// What is done to the table.
 #[derive(Clone, Copy)]
 enum What<'a> {
     /// Files are added to what is there.
     Append,
+    /// As [`What::Append`], with files that are not ours.
+    Import,
     /// Files come and go.
     Delta(&'a Delta),
     /// The table is changed, and the files are all that it has.
     Replacement(&'a Change),
+    /// Manifests take the place of others, files stay.
+    Manifests(&'a ManifestRewrite),
 }
 
 impl What<'_> {
@@ -228,13 +261,18 @@ impl<'a> Commit<'a> {
         }
         let draft = match self.draft.take() {
             Some(draft) => draft,
-            None => self.prepare(&current.metadata).await?,
+            None => self.prepare(&current).await?,
         };
         let draft = self.draft.insert(draft);
-        let (nothing, delta) = (HashSet::new(), self.what.delta());
-        let removed = delta.map_or(&nothing, |delta| &delta.removed);
-        let operation = delta.map_or(Operation::Append, |delta| delta.operation.clone());
-        let Attempt { snapshot, written } = draft.write_list(&current, attempt, removed, operation).await?;
+        let (nothing, no_manifests) = (HashSet::new(), HashSet::new());
+        let (going, operation) = match self.what {
+            What::Append | What::Import | What::Replacement(_) => {
+                (Going { files: &nothing, manifests: no_manifests }, Operation::Append)
+            }
+            What::Delta(delta) => (Going { files: &delta.removed, manifests: no_manifests }, delta.operation.clone()),
+            What::Manifests(rewrite) => (Going { files: &nothing, manifests: rewrite.replaced() }, Operation::Replace),
+        };
+        let Attempt { snapshot, written } = draft.write_list(&current, attempt, &going, operation).await?;
         let committed = Committed { snapshot_id: draft.snapshot_id, list: snapshot.manifest_list().to_string() };
         let (requirements, updates) = changes(&head.metadata, self.what.replacement(), snapshot);
         let outcome = self.catalog.commit(name, head, requirements, updates).await;
@@ -307,15 +345,20 @@ impl<'a> Commit<'a> {
             }
             None => {
                 orphans.extend(self.draft.iter().flat_map(Draft::manifests).map(str::to_string));
-                orphans.extend(self.files.iter().map(|file| file.data_file.file_path().to_string()));
+                if !matches!(self.what, What::Import) {
+                    orphans.extend(self.files.iter().map(|file| file.data_file.file_path().to_string()));
+                }
             }
         }
         self.table.objects.discard(orphans).await;
     }
 
-    async fn prepare(&self, base: &TableMetadata) -> Result<Draft<'a>> {
+    async fn prepare(&self, base: &LoadedTable) -> Result<Draft<'a>> {
+        if let What::Manifests(rewrite) = self.what {
+            return Draft::merging(self.table, self.query, base, rewrite).await;
+        }
         let sequence_number = self.what.delta().and_then(|delta| delta.sequence_number);
-        Draft::prepare(&self.table.objects, self.query, base, self.files, sequence_number).await
+        Draft::prepare(&self.table.objects, self.query, &base.metadata, self.files, sequence_number).await
     }
 
     fn explain(&self, error: Error) -> Error {

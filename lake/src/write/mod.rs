@@ -30,8 +30,12 @@ mod upload;
 
 pub use answer::{WRITTEN_FILES_SCHEMA, changed_files, written_files};
 pub(crate) use exec::IcebergWriteExec;
-pub(crate) use row_delta::{RowDeltaExec, RowDeltaSpec};
+pub(crate) use metrics::{of_columns, split_offsets};
+pub(crate) use row_delta::{RowDeltaExec, RowDeltaSpec, deletes_plan};
 pub use row_delta::{rewrite_plan, row_delta_plan};
+
+/// The table property that says how large data files become.
+pub(crate) const TARGET_FILE_BYTES: &str = "write.target-file-size-bytes";
 
 /// The plan that writes the rows of `input`, in the table's column order, into new files of the table.
 ///
@@ -164,7 +168,7 @@ impl WriteSpec {
 ///
 /// Errors: `INVALID_ARGUMENT` for a table property that is no positive number.
 pub(crate) fn target_file_bytes(table: &LoadedTable) -> Result<u64> {
-    number(table.metadata.properties(), "write.target-file-size-bytes", 512 << 20)
+    number(table.metadata.properties(), TARGET_FILE_BYTES, 512 << 20)
 }
 
 fn number(properties: &HashMap<String, String>, key: &str, default: u64) -> Result<u64> {

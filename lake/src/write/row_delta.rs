@@ -68,6 +68,20 @@ pub fn row_delta_plan(
     Ok(Arc::new(RowDeltaExec::try_new(spec, input).map_err(failed)?))
 }
 
+/// The plan that writes position delete files, one for each data file of `plan` that rows are of. The columns of `input` are
+/// the number of the data file and the position there; a position may come several times.
+///
+/// Errors: as [`row_delta_plan`].
+pub(crate) fn deletes_plan(
+    table: &LoadedTable,
+    plan: &FilePlan,
+    input: Arc<dyn ExecutionPlan>,
+    query: &QueryId,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let failed = |e| Error::internal(format!("deletes of {} cannot be planned", table.full_name())).with_source(e);
+    row_delta_plan(table, plan, by_place(input).map_err(failed)?, query, false)
+}
+
 /// The plan that writes the rows of these files into new files of the table, without those that are deleted.
 ///
 /// Errors: `FORMAT_NOT_SUPPORTED` for a table that cannot be written.
