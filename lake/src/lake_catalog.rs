@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::FieldRef;
-use iceberg::spec::{Schema, SnapshotRef, TableMetadata, Transform, Type, UnboundPartitionSpec};
+use iceberg::spec::{MAIN_BRANCH, Schema, SnapshotRef, TableMetadata, Transform, Type, UnboundPartitionSpec};
 use townlake_common::config::{IcebergCatalog, IcebergCatalogKind};
 use townlake_common::{Error, ErrorCode, QueryId, Result, nearest};
 
+use crate::alter::sort_order;
 use crate::catalog::metadata_file;
 use crate::catalog::rest::RestCatalog;
 use crate::catalog::sql::SqlCatalog;
@@ -142,6 +143,7 @@ impl LakeCatalog {
         check_table_name(&create.table)?;
         let iceberg = schema::from_arrow(&create.columns)?;
         let spec = partition_spec(&iceberg, &create.columns, &create.partition)?;
+        let sort_order = sort_order(&create.sort, &iceberg)?;
         if let Some(location) = &create.location {
             self.objects.object_store(location)?; // a location that could never be written to is refused now
         }
@@ -149,7 +151,7 @@ impl LakeCatalog {
         if let Some(comment) = create.comment {
             properties.insert(COMMENT.to_string(), comment);
         }
-        let table = NewTable { schema: iceberg, spec, properties, location: create.location };
+        let table = NewTable { schema: iceberg, spec, sort_order, properties, location: create.location };
         match self.catalog.create_table(&name, table).await {
             Ok(head) => self.pin(&name, head, None).map(|table| Some(Arc::new(table))),
             Err(error) if create.if_not_exists && error.code() == ErrorCode::AlreadyExists => Ok(None),
@@ -295,6 +297,7 @@ impl LakeCatalog {
             arrow_schema: schema::to_arrow(&iceberg_schema)?,
             iceberg_schema,
             objects: self.objects.clone(),
+            branch: MAIN_BRANCH.to_string(),
         })
     }
 }

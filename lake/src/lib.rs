@@ -40,7 +40,8 @@ mod whole_ranges;
 mod write;
 
 pub use alter::{
-    BranchMove, CreateReference, DropPartitionField, IfTaken, Position, ReferenceKind, SnapshotChoice, TableChange,
+    BranchMove, CreateReference, DropPartitionField, IfTaken, Position, ReferenceKind, SnapshotChoice, SortKey,
+    TableChange,
 };
 pub use commit::{Delta, Replacement, RowCommand, merges_on_read};
 pub use compaction::{Compaction, plan_compaction};

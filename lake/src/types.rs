@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::common::ScalarValue;
-use iceberg::spec::{DataFile, SnapshotRef, Struct, TableMetadata};
-use townlake_common::{Error, Result};
+use iceberg::spec::{DataFile, MAIN_BRANCH, SnapshotRef, Struct, TableMetadata};
+use townlake_common::{Error, ErrorCode, Result};
 use uuid::Uuid;
 
-use crate::ObjectAccess;
+use crate::lake_catalog::no_such_reference;
 use crate::plan::file_bounds::FileBounds;
 use crate::write::TARGET_FILE_BYTES;
+use crate::{ObjectAccess, SortKey, refs};
 
 /// Which state of a table a query asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,9 +48,36 @@ pub struct LoadedTable {
     pub iceberg_schema: iceberg::spec::SchemaRef,
     /// How to reach the table's files.
     pub objects: ObjectAccess,
+    /// The branch that is written to.
+    pub branch: String,
 }
 
 impl LoadedTable {
+    /// Whether the main branch is written to.
+    pub fn is_main(&self) -> bool {
+        self.branch == MAIN_BRANCH
+    }
+
+    /// The table as its branch has it, to be written there.
+    ///
+    /// Errors: `SNAPSHOT_NOT_FOUND` where there is no such branch, `INVALID_QUERY` for a tag.
+    pub fn on_branch(&self, name: &str) -> Result<Self> {
+        let table = self.full_name();
+        let Some(reference) = refs::all(&self.metadata).remove(name) else {
+            return Err(no_such_reference(&self.metadata, name, &table));
+        };
+        if !reference.is_branch() {
+            let message = format!("`{name}` of table {table} is a tag: nothing is written to it");
+            return Err(Error::new(ErrorCode::InvalidQuery, message));
+        }
+        Ok(Self {
+            snapshot: self.metadata.snapshot_by_id(reference.snapshot_id).cloned(),
+            iceberg_schema: self.metadata.current_schema().clone(),
+            branch: name.to_string(),
+            ..self.clone()
+        })
+    }
+
     /// The same table, as if it wanted data files of this size. Only for writing: no catalog is told.
     ///
     /// Errors: `INTERNAL`, which metadata that was read does not give.
@@ -295,6 +323,8 @@ pub struct CreateTable {
     pub columns: Vec<FieldRef>,
     /// The partition fields, in order.
     pub partition: Vec<PartitionField>,
+    /// What the rows of each file are sorted by.
+    pub sort: Vec<SortKey>,
     /// Iceberg table properties.
     pub properties: BTreeMap<String, String>,
     /// Kept as the property `comment`.

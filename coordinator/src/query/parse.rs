@@ -16,7 +16,7 @@ use super::depth::check_depth;
 use super::procedures::CallArgument;
 use super::settings;
 use super::statement::{Name, Statement};
-use super::time_travel::{Clauses, attach_clauses, take_clauses};
+use super::time_travel::{Clauses, attach_clauses, take_branch, take_clauses};
 use super::tokens::{DIALECT, is_keyword, is_word, location_of, syntax_error, tokens_of_one_statement};
 
 /// Nested expressions and queries are parsed to this depth; deeper ones are refused before they exhaust the stack.
@@ -47,9 +47,15 @@ fn parse_tokens(tokens: &[TokenWithSpan], clauses: Clauses) -> Result<Statement>
         || is_keyword(first, Keyword::VALUES)
         || matches!(first.map(|t| &t.token), Some(Token::LParen));
     if is_query || is_keyword(first, Keyword::INSERT) {
-        let mut ast = parse_ast(tokens)?;
+        let (mut ast, mut clauses) = (parse_ast(tokens)?, clauses);
+        let branch = match &ast {
+            AstStatement::Insert(Insert { table: TableObject::TableName(name), .. }) => {
+                take_branch(name, &mut clauses)?
+            }
+            _ => None,
+        };
         attach_clauses(&mut ast, clauses)?;
-        return query_or_insert(ast);
+        return query_or_insert(ast, branch);
     }
     if [Keyword::DELETE, Keyword::UPDATE, Keyword::MERGE].iter().any(|keyword| is_keyword(first, *keyword)) {
         let mut ast = parse_ast(tokens)?;
@@ -149,7 +155,7 @@ fn explain(tokens: &[TokenWithSpan], clauses: Clauses) -> Result<Statement> {
     }
 }
 
-fn query_or_insert(ast: AstStatement) -> Result<Statement> {
+fn query_or_insert(ast: AstStatement, branch: Option<String>) -> Result<Statement> {
     match ast {
         AstStatement::Query(query) => {
             match query.body.as_ref() {
@@ -165,7 +171,7 @@ fn query_or_insert(ast: AstStatement) -> Result<Statement> {
         }
         AstStatement::Insert(insert) => {
             let (table, overwrite) = (check_insert(&insert)?, insert.overwrite);
-            Ok(Statement::Insert { table, overwrite, ast: Box::new(AstStatement::Insert(insert)) })
+            Ok(Statement::Insert { table, branch, overwrite, ast: Box::new(AstStatement::Insert(insert)) })
         }
         _ => Err(Error::internal("the parser returned another statement than its first word says")),
     }

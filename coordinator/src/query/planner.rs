@@ -181,7 +181,7 @@ impl Planner<'_> {
         let mut resolved = Vec::with_capacity(names.len());
         for name in names {
             touched.insert(name.catalog.clone());
-            if let Some((_, changed)) = changed.filter(|(of, _)| *of == name) {
+            if let Some((_, changed)) = changed.filter(|(of, table)| *of == name && table.loaded().is_main()) {
                 // A statement that also reads what it changes sees one state of it.
                 resolved.push((name, LakeTable::new(Arc::clone(changed.loaded()))));
                 continue;

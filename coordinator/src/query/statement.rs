@@ -1,7 +1,7 @@
 //! What a statement can be. Everything that is not in this list is refused.
 
 use datafusion::sql::sqlparser::ast::{DataType, Statement as AstStatement};
-use townlake_lake::{PartitionField, Position, TableChange};
+use townlake_lake::{PartitionField, Position, SortKey, TableChange};
 
 use super::changes::ChangeStatement;
 use super::procedures::CallArgument;
@@ -116,6 +116,8 @@ pub enum Statement {
     Insert {
         /// The table.
         table: Name,
+        /// The branch of it; `None`: main.
+        branch: Option<String>,
         /// The rows take the place of those that their partitions have.
         overwrite: bool,
         /// The statement for the planner.
@@ -150,6 +152,8 @@ pub struct CreateTableStatement {
     pub as_query: bool,
     /// The partition fields.
     pub partition: Vec<PartitionField>,
+    /// SORTED BY.
+    pub sort: Vec<SortKey>,
     /// COMMENT.
     pub comment: Option<String>,
     /// WITH: `location` and Iceberg table properties.

@@ -116,6 +116,28 @@ pub(super) fn parse_time(what: &str, text: &str) -> Result<i64> {
     }
 }
 
+/// Takes out the clause of the table that an INSERT writes to: the branch that it names.
+///
+/// Errors: `NOT_SUPPORTED` for a clause that names no branch.
+pub(super) fn take_branch(table: &ObjectName, clauses: &mut Clauses) -> Result<Option<String>> {
+    let place = last_part(table);
+    match place.and_then(|place| clauses.remove(&(place.line, place.column))) {
+        Some(clause) => branch_of(clause.version).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The branch that is written to.
+///
+/// Errors: `NOT_SUPPORTED` for what is no name of one.
+pub(super) fn branch_of(version: TableVersion) -> Result<String> {
+    match version {
+        TableVersion::Reference(name) => Ok(name),
+        _ => Err(Error::new(ErrorCode::NotSupported, "only the newest state of a branch can be changed")
+            .with_hint("write FOR VERSION AS OF 'branch', or nothing for main")),
+    }
+}
+
 /// Puts the clauses back, each at its table.
 ///
 /// Errors: `SYNTAX_ERROR` for a clause that follows something else than a table name.

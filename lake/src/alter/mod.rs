@@ -9,6 +9,7 @@ mod partitioning;
 mod properties;
 mod references;
 mod snapshots;
+mod sorting;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,8 @@ use townlake_common::{Error, ErrorCode, Result};
 
 use self::columns::Columns;
 pub use self::snapshots::{BranchMove, SnapshotChoice};
+pub use self::sorting::SortKey;
+pub(crate) use self::sorting::sort_order;
 use crate::PartitionField;
 use crate::maintenance::Expiration;
 
@@ -106,6 +109,8 @@ pub enum TableChange {
     MoveBranch(BranchMove),
     /// `expire_snapshots`: old snapshots, branches and tags go.
     ExpireSnapshots(Expiration),
+    /// `WRITE ORDERED BY`, `WRITE UNORDERED` (no keys): for what is written from now on.
+    SetSortOrder(Vec<SortKey>),
     /// `ADD PARTITION FIELD`: for what is written from now on.
     AddPartitionField {
         /// The column and its transform.
@@ -204,6 +209,7 @@ impl Plan {
                     plan.drop_reference(name, *kind, *if_exists, metadata, table)?;
                 }
                 TableChange::MoveBranch(change) => plan.move_branch(change, metadata, table)?,
+                TableChange::SetSortOrder(keys) => plan.set_sort_order(keys, metadata, table)?,
                 TableChange::ExpireSnapshots(expiration) => plan.expire_snapshots(expiration, metadata, table)?,
                 TableChange::AddPartitionField { field, name } => {
                     plan.add_partition_field(field, name.as_deref(), metadata, table)?;

@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use iceberg::spec::{Schema, TableMetadata, UnboundPartitionSpec};
+use iceberg::spec::{Schema, SortOrder, TableMetadata, UnboundPartitionSpec};
 use iceberg::{TableRequirement, TableUpdate};
 use townlake_common::{Error, Result};
 
@@ -52,6 +52,7 @@ pub(crate) struct TableHead {
 pub(crate) struct NewTable {
     pub schema: Schema,
     pub spec: UnboundPartitionSpec,
+    pub sort_order: SortOrder,
     pub properties: HashMap<String, String>,
     /// `None`: where the catalog likes.
     pub location: Option<String>,

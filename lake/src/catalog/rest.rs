@@ -142,6 +142,7 @@ impl Catalog for RestCatalog {
             "location": table.location,
             "schema": table.schema,
             "partition-spec": table.spec,
+            "write-order": table.sort_order,
             "properties": table.properties,
             "stage-create": false,
         });

@@ -116,6 +116,7 @@ impl SqlCatalog {
             .location(location.trim_end_matches('/').to_string())
             .schema(table.schema)
             .partition_spec(table.spec)
+            .sort_order(table.sort_order)
             .properties(table.properties)
             .format_version(FormatVersion::V2)
             .build();

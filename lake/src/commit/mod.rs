@@ -35,7 +35,7 @@ pub use self::replace::Replacement;
 use self::snapshot::{Attempt, Draft, Going, QUERY_ID};
 use crate::catalog::{Catalog, CommitOutcome, TableHead, TableName};
 use crate::maintenance::ManifestRewrite;
-use crate::{LoadedTable, WrittenFile};
+use crate::{LoadedTable, WrittenFile, refs};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -52,7 +52,7 @@ struct Limits {
 
 const LIMITS: Limits = Limits { attempts: Duration::from_secs(60), looks: Duration::from_secs(60) };
 
-/// Appends files to the table's main branch and returns the id of the snapshot; `None` without files.
+/// Appends files to the table's branch and returns the id of the snapshot; `None` without files.
 ///
 /// After a definite failure the files are deleted. Errors: `COMMIT_CONFLICT` when the table was dropped and made anew or
 /// too many others wrote; `COMMIT_STATE_UNKNOWN` when the catalog does not tell whether the commit happened (the files
@@ -274,7 +274,8 @@ impl<'a> Commit<'a> {
         };
         let Attempt { snapshot, written } = draft.write_list(&current, attempt, &going, operation).await?;
         let committed = Committed { snapshot_id: draft.snapshot_id, list: snapshot.manifest_list().to_string() };
-        let (requirements, updates) = changes(&head.metadata, self.what.replacement(), snapshot);
+        let branch = &self.table.branch;
+        let (requirements, updates) = changes(&head.metadata, branch, self.what.replacement(), snapshot);
         let outcome = self.catalog.commit(name, head, requirements, updates).await;
         self.absent = matches!(outcome, CommitOutcome::Rejected(_));
         match outcome {
@@ -314,8 +315,14 @@ impl<'a> Commit<'a> {
             let message = format!("table {} was dropped and created anew", self.table.full_name());
             return Err(Error::new(ErrorCode::CommitConflict, message).with_hint("run the statement again"));
         }
+        let branch = &self.table.branch;
+        let snapshot = refs::head(&head.metadata, branch).cloned();
+        if snapshot.is_none() && branch != MAIN_BRANCH {
+            let message = format!("table {} does not have the branch `{branch}` any more", self.table.full_name());
+            return Err(Error::new(ErrorCode::CommitConflict, message));
+        }
         let current = LoadedTable {
-            snapshot: head.metadata.current_snapshot().cloned(),
+            snapshot,
             iceberg_schema: head.metadata.current_schema().clone(),
             metadata: head.metadata.clone(),
             ..self.table.clone()
@@ -410,26 +417,27 @@ fn committed_by<'a>(metadata: &'a TableMetadata, query: &QueryId) -> Option<&'a 
 
 fn changes(
     base: &TableMetadata,
+    branch: &str,
     change: Option<&Change>,
     snapshot: Snapshot,
 ) -> (Vec<TableRequirement>, Vec<TableUpdate>) {
     let mut requirements = vec![
         TableRequirement::UuidMatch { uuid: base.uuid() },
         TableRequirement::RefSnapshotIdMatch {
-            r#ref: MAIN_BRANCH.to_string(),
-            snapshot_id: base.current_snapshot_id(),
+            r#ref: branch.to_string(),
+            snapshot_id: refs::head(base, branch).map(|snapshot| snapshot.snapshot_id()),
         },
     ];
-    let reference = SnapshotReference::new(snapshot.snapshot_id(), retention_of_main(base));
+    let reference = SnapshotReference::new(snapshot.snapshot_id(), retention_of(branch, base));
     requirements.extend(change.map(Change::requirements).unwrap_or_default());
     let mut updates = change.map(|change| change.updates.clone()).unwrap_or_default();
     updates.push(TableUpdate::AddSnapshot { snapshot });
-    updates.push(TableUpdate::SetSnapshotRef { ref_name: MAIN_BRANCH.to_string(), reference });
+    updates.push(TableUpdate::SetSnapshotRef { ref_name: branch.to_string(), reference });
     (requirements, updates)
 }
 
 /// The branch keeps its retention.
-fn retention_of_main(base: &TableMetadata) -> SnapshotRetention {
+fn retention_of(branch: &str, base: &TableMetadata) -> SnapshotRetention {
     let none = || SnapshotRetention::branch(None, None, None);
-    crate::refs::all(base).remove(MAIN_BRANCH).map_or_else(none, |reference| reference.retention)
+    refs::all(base).remove(branch).map_or_else(none, |reference| reference.retention)
 }

@@ -147,14 +147,15 @@ impl<'a> Draft<'a> {
             .with_sequence_number(sequence_number)
             .with_timestamp_ms(timestamp)
             .with_manifest_list(uri.clone())
-            .with_summary(self.summary(base, &kept, operation)?)
+            .with_summary(self.summary(table, &kept, operation)?)
             .with_schema_id(base.current_schema_id())
             .build();
         kept.written.push(uri);
         Ok(Attempt { snapshot, written: kept.written })
     }
 
-    fn summary(&self, base: &TableMetadata, kept: &Kept, operation: Operation) -> Result<Summary> {
+    fn summary(&self, table: &LoadedTable, kept: &Kept, operation: Operation) -> Result<Summary> {
+        let base = table.metadata.as_ref();
         let mut collector = SnapshotSummaryCollector::default();
         let limit = base.properties().get(PARTITION_SUMMARY_LIMIT).and_then(|limit| limit.parse().ok());
         collector.set_partition_summary_limit(limit.unwrap_or(0));
@@ -168,7 +169,7 @@ impl<'a> Draft<'a> {
         let mut properties = collector.build();
         properties.insert(QUERY_ID.to_string(), self.query.to_string());
         properties.insert("engine-name".to_string(), "townlake".to_string());
-        let previous = base.current_snapshot().map(|snapshot| &snapshot.summary().additional_properties);
+        let previous = table.snapshot.as_ref().map(|snapshot| &snapshot.summary().additional_properties);
         add_totals(&mut properties, previous);
         Ok(Summary { operation, additional_properties: properties })
     }

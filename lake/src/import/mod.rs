@@ -10,7 +10,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use iceberg::spec::{DEFAULT_SCHEMA_NAME_MAPPING, Schema, StructType, Type};
 use serde_json::{Value, json};
@@ -47,10 +47,7 @@ impl LakeCatalog {
             table: table.to_string(),
             columns,
             partition: partition.collect(),
-            properties: BTreeMap::new(),
-            comment: None,
-            location: None,
-            if_not_exists: false,
+            ..CreateTable::default()
         };
         let Some(created) = self.create_table(create).await? else {
             return Err(Error::internal("a table was not made although nobody said that it may be there"));

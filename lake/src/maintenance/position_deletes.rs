@@ -20,7 +20,7 @@ use datafusion_datasource::file_groups::FileGroup;
 use datafusion_datasource::{PartitionedFile, TableSchema};
 use townlake_common::{Error, QueryContext, Result};
 
-use crate::plan::plan_files;
+use crate::plan::{delete_files, plan_files};
 use crate::scan::places::{FILE, POSITION};
 use crate::scan::{external, parquet_options, parquet_source, unchanging};
 use crate::write::{changed_files, deletes_plan};
@@ -55,10 +55,12 @@ impl PositionDeletes {
         let of_file = |deletes: &[usize]| deletes.iter().copied().filter(is_of_positions).collect::<Vec<_>>();
         let several = all.files.iter().map(|file| of_file(&file.deletes)).filter(|deletes| deletes.len() > 1);
         let chosen: BTreeSet<usize> = several.flatten().collect();
-        let applied: HashSet<usize> = all.files.iter().flat_map(|file| file.deletes.iter().copied()).collect();
-        let dangling = (0..all.deletes.len()).filter(|number| is_of_positions(number) && !applied.contains(number));
-        let path = |number: usize| Some(all.deletes.get(number)?.path.clone());
-        let dangling = dangling.filter_map(path).collect();
+        let applied: HashSet<&str> = all.deletes.iter().map(|delete| delete.path.as_str()).collect();
+        let live = delete_files(table).await?;
+        let dangling = live.iter().filter(|delete| {
+            matches!(delete.kind, DeleteKind::Positions { .. }) && !applied.contains(delete.path.as_str())
+        });
+        let dangling = dangling.map(|delete| delete.path.clone()).collect();
         let files = all.files.iter().filter(|file| file.deletes.iter().any(|number| chosen.contains(number)));
         let data_files = FilePlan { files: files.cloned().collect(), ..FilePlan::default() };
         let merged = chosen.iter().filter_map(|number| all.deletes.get(*number).cloned()).collect();

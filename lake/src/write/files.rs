@@ -209,7 +209,11 @@ impl OpenFile {
         let bytes = self.writer.bytes_written() as u64;
         let untold = self.upload.finish().await.map_err(|e| from_object_store(&self.uri, e))?;
         let metrics = of_file(&metadata, &spec.schema);
-        let data_file = DataFileBuilder::default()
+        let mut data_file = DataFileBuilder::default();
+        if let Some(id) = spec.sort_order_id {
+            data_file.sort_order_id(id);
+        }
+        let data_file = data_file
             .content(DataContentType::Data)
             .file_path(self.uri.clone())
             .file_format(DataFileFormat::Parquet)

@@ -42,6 +42,10 @@ impl QueryService {
     ) -> Result<PlannedChange> {
         let name = planner.current.table(statement.table.parts())?;
         let (catalog, table) = self.catalogs.table_to_write(planner.context, &name).await?;
+        let table = match &statement.branch {
+            Some(branch) => Arc::new(table.on_branch(branch)?),
+            None => table,
+        };
         let select = select_of(statement, &table)?;
         let target = TargetTable::new(table)?;
         let mut planned = planner.plan_change(&select, name, Arc::clone(&target)).await?;
