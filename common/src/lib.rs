@@ -7,6 +7,7 @@
 pub mod config;
 mod error;
 mod error_code;
+pub mod fault;
 mod identity;
 mod names;
 mod query;

@@ -24,8 +24,9 @@ use datafusion_proto::protobuf;
 use prost::Message;
 use townlake_common::Error;
 use townlake_proto::lake::recipe::Node;
-use townlake_proto::lake::{Recipe, RowDeltaRecipe, ScanRecipe, WriteRecipe};
+use townlake_proto::lake::{ChecksumRecipe, Recipe, RowDeltaRecipe, ScanRecipe, WriteRecipe};
 
+use crate::checksum::ChecksumExec;
 use crate::scan::{FileConstants, IcebergSource, ScanDeletes, ScanInfo, parquet_source, places};
 use crate::write::{IcebergWriteExec, RowDeltaExec, RowDeltaSpec, WriteSpec};
 
@@ -44,6 +45,8 @@ pub fn try_encode(
         Node::Write(encode_write(write.spec())?)
     } else if let Some(delta) = node.downcast_ref::<RowDeltaExec>() {
         Node::RowDelta(encode_row_delta(delta.spec())?)
+    } else if node.is::<ChecksumExec>() {
+        Node::Checksum(ChecksumRecipe {})
     } else {
         return Ok(false);
     };
@@ -63,11 +66,13 @@ pub fn try_decode(
         (Some(Node::Scan(scan)), []) => decode_scan(scan, ctx, conv),
         (Some(Node::Write(write)), [input]) => decode_write(write, Arc::clone(input)),
         (Some(Node::RowDelta(delta)), [input]) => decode_row_delta(delta, Arc::clone(input)),
+        (Some(Node::Checksum(_)), [input]) => Ok(Arc::new(ChecksumExec::new(Arc::clone(input)))),
         (node, inputs) => {
             let kind = match node {
                 Some(Node::Scan(_)) => "scan",
                 Some(Node::Write(_)) => "write",
                 Some(Node::RowDelta(_)) => "row delta",
+                Some(Node::Checksum(_)) => "checksum",
                 None => "unknown",
             };
             Err(external(Error::internal(format!("a recipe of kind {kind} came with {} inputs", inputs.len()))))

@@ -12,6 +12,7 @@
 
 mod alter;
 mod catalog;
+mod checksum;
 pub mod codec;
 mod commit;
 mod compaction;
@@ -43,6 +44,7 @@ pub use alter::{
     BranchMove, CreateReference, DropPartitionField, IfTaken, Position, ReferenceKind, SnapshotChoice, SortKey,
     TableChange,
 };
+pub use checksum::Checksums;
 pub use commit::{Delta, Replacement, RowCommand, merges_on_read};
 pub use compaction::{Compaction, plan_compaction};
 pub use import::Imported;

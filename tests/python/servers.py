@@ -248,7 +248,7 @@ class Cluster:
         shared = f'[[auth.users]]\nname = "{self.USER}"\npassword_hash = "{hashed}"\n{catalogs}'
         membership = f'[cluster]\nmembership = "etcd"\netcd = ["{etcd.endpoint}"]\ninternal = "127.0.0.1:0"\n'
         flight, http = free_ports(2)
-        self.address = f"127.0.0.1:{flight}"
+        self.address, self.http = f"127.0.0.1:{flight}", http
         try:
             for number in (1, 2):
                 name = f"executor-{number}"

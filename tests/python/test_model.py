@@ -67,13 +67,18 @@ def machine_of(cursor):
 
         def change(self, sql, count):
             assert self.run(sql) == [{"count": count}], sql
-            snapshot = self.run(f'SELECT snapshot_id FROM lake.{SCHEMA}."{self.short}$refs" WHERE name = \'main\'')
-            if snapshot:
-                self.past.append((snapshot[0]["snapshot_id"], list(self.rows)))
+            self.note()
+
+        def note(self):
+            """Remembers what the table is at its newest snapshot."""
+            for row in self.run(f'SELECT snapshot_id FROM lake.{SCHEMA}."{self.short}$refs" WHERE name = \'main\''):
+                if not self.past or self.past[-1][0] != row["snapshot_id"]:
+                    self.past.append((row["snapshot_id"], list(self.rows)))
 
         @initialize(partition=st.sampled_from(PARTITIONS), modes=st.lists(st.booleans(), min_size=3, max_size=3), first=st.lists(rows, max_size=8))
         def create(self, partition, modes, first):
             self.short, self.partition, self.rows, self.past = f"t{next(tables)}", partition, [], []
+            self.extra, self.repartitioned = [], False
             self.name = f"lake.{SCHEMA}.{self.short}"
             modes = zip(("delete", "update", "merge"), ("merge-on-read" if mode else "copy-on-write" for mode in modes))
             properties = ", ".join(f"'write.{command}.mode' = '{mode}'" for command, mode in modes)
@@ -84,7 +89,7 @@ def machine_of(cursor):
         @rule(new=st.lists(rows, min_size=1, max_size=6))
         def insert(self, new):
             self.rows = self.rows + new
-            self.change(f"INSERT INTO {self.name} VALUES {values_of(new)}", len(new))
+            self.change(f"INSERT INTO {self.name} (id, n, v, day) VALUES {values_of(new)}", len(new))
 
         @rule(predicate=predicates)
         def delete(self, predicate):
@@ -126,18 +131,58 @@ def machine_of(cursor):
             self.rows = after + [(row[0], None, row[2], row[3]) for row in new]
             self.change(sql, count + len(new))
 
-        @precondition(lambda self: self.partition in PARTITIONS[:2])
+        @precondition(lambda self: self.partition in PARTITIONS[:2] and not self.repartitioned)
         @rule(new=st.lists(rows, min_size=1, max_size=4))
         def overwrite(self, new):
             days = {row[3] for row in new}
             kept = [row for row in self.rows if row[3] not in days] if self.partition else []
             self.rows = kept + new
-            self.change(f"INSERT OVERWRITE {self.name} VALUES {values_of(new)}", len(new))
+            self.change(f"INSERT OVERWRITE {self.name} (id, n, v, day) VALUES {values_of(new)}", len(new))
 
         @rule()
         def truncate(self):
             self.rows = []
             self.run(f"TRUNCATE TABLE {self.name}")
+            self.note()
+
+        @rule(what=st.sampled_from(["optimize", "rewrite_manifests", "rewrite_position_deletes"]))
+        def look_after(self, what):
+            self.run(f"CALL lake.system.{what}('{SCHEMA}.{self.short}')")
+            self.note()
+
+        @rule(keep=st.integers(1, 4))
+        def expire(self, keep):
+            self.run(f"CALL lake.system.expire_snapshots('{SCHEMA}.{self.short}', now() + INTERVAL '1 minute', {keep})")
+            self.past = self.past[-keep:]
+            left = self.run(f'SELECT snapshot_id FROM lake.{SCHEMA}."{self.short}$snapshots"')
+            assert {row["snapshot_id"] for row in left} == {snapshot for snapshot, _ in self.past}
+
+        @precondition(lambda self: self.past)
+        @rule(which=st.integers(0, 100))
+        def roll_back(self, which):
+            self.past = self.past[: which % len(self.past) + 1]
+            snapshot, expected = self.past[-1]
+            self.run(f"CALL lake.system.rollback_to_snapshot('{SCHEMA}.{self.short}', {snapshot})")
+            self.rows = list(expected)
+
+        @rule(
+            change=st.sampled_from(
+                ["add", "drop", "ALTER COLUMN n TYPE BIGINT", "ALTER COLUMN v FIRST", "ALTER COLUMN v AFTER n"]
+                + ["WRITE ORDERED BY v DESC, id", "WRITE ORDERED BY day NULLS LAST", "WRITE UNORDERED", "bucket"]
+            )
+        )
+        def alter(self, change):
+            if change == "add":
+                self.extra.append(f"x{next(tables)}")
+                change = f"ADD COLUMN {self.extra[-1]} VARCHAR FIRST"
+            elif change == "drop":
+                if not self.extra:
+                    return
+                change = f"DROP COLUMN {self.extra.pop()}"
+            elif change == "bucket":
+                change = f"{'DROP' if self.repartitioned == 'now' else 'ADD'} PARTITION FIELD bucket(2, n)"
+                self.repartitioned = "now" if "ADD" in change else "before"
+            self.run(f"ALTER TABLE {self.name} {change}")
 
         @precondition(lambda self: self.past)
         @rule(which=st.integers(0, 100))

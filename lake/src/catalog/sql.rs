@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use iceberg::spec::{FormatVersion, TableMetadata, TableMetadataBuilder};
 use iceberg::{TableCreation, TableRequirement, TableUpdate};
 use std::sync::Arc;
-use townlake_common::{Error, ErrorCode, Result, Secret};
+use townlake_common::{Error, ErrorCode, Result, Secret, fault};
 
 use super::metadata_file;
 use super::sql_database::{Database, unavailable};
@@ -300,10 +300,13 @@ impl Catalog for SqlCatalog {
         if let Err(error) = metadata_file::write(&self.objects, &metadata, &location).await {
             return CommitOutcome::Rejected(error);
         }
+        fault::point("catalog.metadata");
         let sql = "UPDATE iceberg_tables SET metadata_location = $1, previous_metadata_location = $2 \
                    WHERE catalog_name = $3 AND table_namespace = $4 AND table_name = $5 AND metadata_location = $2";
         let values = [new.as_str(), &base.metadata_location, &self.rows, &name.namespace, &name.table];
-        match self.database.execute(sql, &values).await {
+        let swapped = self.database.execute(sql, &values).await;
+        fault::point("catalog.swapped");
+        match swapped {
             Ok(1..) => CommitOutcome::Committed,
             Ok(0) => {
                 self.objects.discard(vec![new]).await;

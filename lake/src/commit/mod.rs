@@ -26,7 +26,7 @@ use iceberg::spec::{
     MAIN_BRANCH, Operation, Snapshot, SnapshotRef, SnapshotReference, SnapshotRetention, TableMetadata,
 };
 use iceberg::{TableRequirement, TableUpdate};
-use townlake_common::{Error, ErrorCode, QueryId, Result};
+use townlake_common::{Error, ErrorCode, QueryId, Result, fault};
 
 pub(crate) use self::alter::alter;
 pub use self::delta::{Delta, RowCommand, merges_on_read};
@@ -255,6 +255,7 @@ impl<'a> Commit<'a> {
         head: &TableHead,
         attempt: usize,
     ) -> std::result::Result<Committed, Failed> {
+        fault::point("commit.begin");
         let current = self.current(head)?;
         if let Some(delta) = self.what.delta() {
             conflicts::check(self.table, &current, delta).await?;
@@ -264,6 +265,7 @@ impl<'a> Commit<'a> {
             None => self.prepare(&current).await?,
         };
         let draft = self.draft.insert(draft);
+        fault::point("commit.manifests");
         let (nothing, no_manifests) = (HashSet::new(), HashSet::new());
         let (going, operation) = match self.what {
             What::Append | What::Import | What::Replacement(_) => {
@@ -273,10 +275,12 @@ impl<'a> Commit<'a> {
             What::Manifests(rewrite) => (Going { files: &nothing, manifests: rewrite.replaced() }, Operation::Replace),
         };
         let Attempt { snapshot, written } = draft.write_list(&current, attempt, &going, operation).await?;
+        fault::point("commit.list");
         let committed = Committed { snapshot_id: draft.snapshot_id, list: snapshot.manifest_list().to_string() };
         let branch = &self.table.branch;
         let (requirements, updates) = changes(&head.metadata, branch, self.what.replacement(), snapshot);
         let outcome = self.catalog.commit(name, head, requirements, updates).await;
+        fault::point("commit.done");
         self.absent = matches!(outcome, CommitOutcome::Rejected(_));
         match outcome {
             CommitOutcome::Committed => Ok(committed),

@@ -10,7 +10,7 @@ use iceberg::spec::{
     DataFile, FormatVersion, Manifest, ManifestContentType, ManifestEntry, ManifestFile, ManifestStatus,
     ManifestWriterBuilder, TableMetadata,
 };
-use townlake_common::{Error, ErrorCode, Result};
+use townlake_common::{Error, ErrorCode, Result, fault};
 use uuid::Uuid;
 
 use super::snapshot::not_encoded;
@@ -95,6 +95,7 @@ async fn one(
     };
     let (encoded, bytes) = written.await.map_err(|error| not_encoded(&uri, error))?;
     table.objects.write(&uri, bytes).await?;
+    fault::point("commit.manifest");
     let spec_id = manifest.partition_spec_id;
     let gone = gone.into_iter().map(|entry| (entry.data_file, spec_id)).collect();
     Ok((ManifestFile { manifest_path: uri, ..encoded }, gone))

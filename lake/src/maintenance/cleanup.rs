@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use futures::{StreamExt, stream};
 use iceberg::spec::TableMetadata;
 use object_store::path::Path;
-use townlake_common::Result;
+use townlake_common::{Result, fault};
 
 use super::reachable::{FileKind, only_before};
 use crate::objects::Place;
@@ -104,6 +104,7 @@ pub(super) async fn delete(objects: &ObjectAccess, uris: Vec<String>) -> Vec<boo
     const AT_ONCE: usize = 16;
     let one = |uri: String| async move {
         let deleted = objects.delete(&uri).await;
+        fault::point("cleanup.deleted");
         if let Err(error) = &deleted {
             tracing::warn!(%uri, ?error, "a file that nothing needs could not be deleted");
         }

@@ -115,7 +115,11 @@ fn data_file(json: &str, partition: &ArrayRef, table: &LoadedTable, plan: &FileP
 
 /// A record cannot be changed: everything that a write says of a file is copied.
 fn with_partition(file: &DataFile, spec_id: i32, partition: Struct) -> Result<DataFile> {
-    DataFileBuilder::default()
+    let mut record = DataFileBuilder::default();
+    if let Some(id) = file.sort_order_id() {
+        record.sort_order_id(id);
+    }
+    record
         .content(file.content_type())
         .file_path(file.file_path().to_string())
         .file_format(file.file_format())

@@ -12,7 +12,7 @@ use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat, 
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::arrow::ArrowWriter;
-use townlake_common::{Error, ErrorCode, Result};
+use townlake_common::{Error, ErrorCode, Result, fault};
 
 use super::WriteSpec;
 use super::metrics::{NanCounts, of_file, split_offsets};
@@ -207,7 +207,9 @@ impl OpenFile {
         let metadata = self.writer.finish().map_err(|e| parquet_error(&self.uri, e))?;
         self.drain().await?;
         let bytes = self.writer.bytes_written() as u64;
+        fault::point("write.file");
         let untold = self.upload.finish().await.map_err(|e| from_object_store(&self.uri, e))?;
+        fault::point("write.finished");
         let metrics = of_file(&metadata, &spec.schema);
         let mut data_file = DataFileBuilder::default();
         if let Some(id) = spec.sort_order_id {

@@ -19,7 +19,7 @@ use parquet::arrow::{ArrowWriter, PARQUET_FIELD_ID_META_KEY};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use roaring::RoaringTreemap;
-use townlake_common::{Error, ErrorCode, Result};
+use townlake_common::{Error, ErrorCode, Result, fault};
 
 use super::files::Finished;
 use super::row_delta::RowDeltaSpec;
@@ -122,6 +122,7 @@ async fn write(
     let mut upload = Upload::new(store, path);
     upload.put(encoded).await.map_err(|e| from_object_store(&uri, e))?;
     let untold = upload.finish().await.map_err(|e| from_object_store(&uri, e))?;
+    fault::point("write.deletes");
     let bound = HashMap::from([(RESERVED_FIELD_ID_DELETE_FILE_PATH, Datum::string(data_file))]);
     // Its partition is that of the data file, which the coordinator knows.
     let record = DataFileBuilder::default()

@@ -7,7 +7,7 @@ use townlake_common::{Error, ErrorCode, Result};
 use townlake_engine::error::from_datafusion;
 use townlake_engine::identifier::quoted;
 use townlake_lake::{
-    Delta, FilePlan, LakeCatalog, Leftovers, LoadedTable, plan_compaction, rewrite_plan, written_files,
+    Checksums, Delta, FilePlan, LakeCatalog, Leftovers, LoadedTable, plan_compaction, rewrite_plan, written_files,
 };
 
 use super::run::{Changed, collect, commit};
@@ -62,10 +62,13 @@ impl Run<'_> {
         // Each task writes files of its own: more tasks than the rows need files would leave small ones again.
         let tasks = self.settings.target_partitions.min(compaction.files_needed).max(1);
         state.config_mut().options_mut().execution.target_partitions = tasks;
-        let plan = rewrite_plan(&table, compaction.chosen, &state, context)?;
+        let plan = rewrite_plan(&table, compaction.chosen.clone(), &state, context)?;
         let leftovers = Leftovers::new(&catalog, &table, &context.id);
-        let answers = collect(self.service, &self.tracked, plan, state, self.settings.always_cluster).await?;
+        let always_cluster = self.settings.always_cluster;
+        let answers = collect(self.service, &self.tracked, plan, state, always_cluster).await?;
         let written = written_files(&answers, &table)?;
+        let before = self.checksums(&table, compaction.chosen).await?;
+        before.check_rewritten(&self.checksums(&table, Checksums::written(&written)).await?, &table)?;
         let done = Optimized {
             rewritten_files: gone.len(),
             added_files: written.len(),
@@ -76,6 +79,14 @@ impl Run<'_> {
         commit(Arc::clone(&self.tracked), catalog, &table, Changed { delta, needless: Vec::new(), rows }, leftovers)
             .await?;
         Ok(done)
+    }
+
+    /// The sums of the rows of these files, as executors read them.
+    async fn checksums(&self, table: &LoadedTable, files: FilePlan) -> Result<Checksums> {
+        let state = self.planner().empty_state();
+        let plan = Checksums::plan(table, files, &state, &self.tracked.context)?;
+        let answers = collect(self.service, &self.tracked, plan, state, self.settings.always_cluster).await?;
+        Checksums::of(&answers)
     }
 
     /// The table, and those of its files that may have rows of the condition.
