@@ -124,4 +124,17 @@ elif [ "$level" = test ]; then
         say "fetching the Flight SQL JDBC driver into $jars"
         mvn -q -B dependency:copy -Dartifact=org.apache.arrow:flight-sql-jdbc-driver:18.3.0 -DoutputDirectory="$jars"
     fi
+    # Spark writes and reads our tables. In an environment of its own: it wants other versions than our clients.
+    spark="$(dirname "$TOWNLAKE_VENV")/venv-spark"
+    if ! has "$spark/lib/python3*/site-packages/pyspark"; then
+        say "installing Spark into $spark (370 MB, about a minute)"
+        python3 -m venv "$spark" && "$spark/bin/pip" install -q --disable-pip-version-check pyspark==3.5.9
+    fi
+    for artifact in org.apache.iceberg:iceberg-spark-runtime-3.5_2.12:1.10.0 org.postgresql:postgresql:42.7.7; do
+        IFS=: read -r _ name version <<<"$artifact"
+        if [ ! -e "$jars/$name-$version.jar" ]; then
+            say "fetching $name $version into $jars"
+            mvn -q -B dependency:copy -Dartifact="$artifact" -DoutputDirectory="$jars"
+        fi
+    done
 fi
