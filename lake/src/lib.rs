@@ -1,7 +1,7 @@
 //! The lake: Iceberg tables as DataFusion tables, read and written in parallel and committed once.
 //!
 //! What lies where: [`LakeCatalog`] finds, creates and commits tables (SQL catalog shared with pyiceberg, or REST);
-//! [`MetadataTable`] is what `"t$files"` and its kin
+//! [`LoadedView`] is a query that a catalog keeps; [`MetadataTable`] is what `"t$files"` and its kin
 //! show; [`LakeObjects`] holds one object-store client per catalog and bucket; `plan` turns a snapshot's manifests into the data
 //! files that a query must read; `scan` and `write` are the two physical nodes; [`codec`] carries them to executors.
 //!
@@ -30,6 +30,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod types;
+mod view;
 mod whole_ranges;
 mod write;
 
@@ -44,4 +45,5 @@ pub use table::LakeTable;
 pub use types::{
     ColumnBounds, CreateTable, FilePlan, LoadedTable, PartitionField, PlannedFile, TableVersion, WrittenFile,
 };
+pub use view::{CreateView, LoadedView};
 pub use write::{WRITTEN_FILES_SCHEMA, write_plan, written_files};

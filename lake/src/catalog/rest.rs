@@ -14,6 +14,7 @@ use townlake_common::{Error, ErrorCode, Result};
 
 use super::metadata_file::unreadable;
 use super::rest_client::RestClient;
+use super::views::ViewCatalog;
 use super::{Catalog, CommitOutcome, NewTable, TableHead, TableName};
 
 /// Separates the levels of a namespace in a path.
@@ -22,8 +23,8 @@ const LEVELS: &str = "\u{1f}";
 const MAX_PAGES: usize = 10_000;
 
 pub(crate) struct RestCatalog {
-    name: String,
-    client: RestClient,
+    pub(super) name: String,
+    pub(super) client: RestClient,
 }
 
 impl RestCatalog {
@@ -40,6 +41,9 @@ impl RestCatalog {
             let mut query = query.to_vec();
             query.push(("pageToken", &page));
             let answer = self.client.call(Method::GET, path, &query, None).await?;
+            if matches!(answer.status.as_u16(), 405 | 406 | 501) && path.last() == Some(&"views") {
+                return Ok(Vec::new());
+            }
             let Some(mut body) = answer.found(&self.name)? else { return Ok(Vec::new()) };
             if let Some(Value::Array(values)) = body.get_mut(items).map(Value::take) {
                 listed.extend(values);
@@ -50,6 +54,15 @@ impl RestCatalog {
             }
         }
         Err(Error::new(ErrorCode::SourceError, format!("a listing of catalog {} does not end", self.name)))
+    }
+
+    /// The names of what is listed in a namespace: its `tables` or its `views`. A server without an endpoint for these has none.
+    pub(super) async fn names(&self, namespace: &str, what: &str) -> Result<Vec<String>> {
+        let listed = self.list(&["namespaces", &path_of(namespace), what], &[], "identifiers").await?;
+        let names = listed.iter().filter_map(|item| item.get("name")?.as_str().map(str::to_string));
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        Ok(names)
     }
 
     async fn children(&self, parent: &[String]) -> Result<Vec<Vec<String>>> {
@@ -116,11 +129,7 @@ impl Catalog for RestCatalog {
     }
 
     async fn list_tables(&self, namespace: &str) -> Result<Vec<String>> {
-        let listed = self.list(&["namespaces", &path_of(namespace), "tables"], &[], "identifiers").await?;
-        let names = listed.iter().filter_map(|item| item.get("name")?.as_str().map(str::to_string));
-        let mut names: Vec<_> = names.collect();
-        names.sort();
-        Ok(names)
+        self.names(namespace, "tables").await
     }
 
     async fn load(&self, name: &TableName) -> Result<Option<TableHead>> {
@@ -172,7 +181,6 @@ impl Catalog for RestCatalog {
             let message = format!("schema {}.{} does not exist", self.name, to.namespace);
             return Err(Error::new(ErrorCode::SchemaNotFound, message));
         }
-        let identifier = |name: &TableName| json!({ "namespace": levels_of(&name.namespace), "name": name.table });
         let body = json!({ "source": identifier(from), "destination": identifier(to) });
         let answer = self.client.call(Method::POST, &["tables", "rename"], &[], Some(&body)).await?;
         match answer.status.as_u16() {
@@ -193,7 +201,7 @@ impl Catalog for RestCatalog {
         updates: Vec<TableUpdate>,
     ) -> CommitOutcome {
         let body = json!({
-            "identifier": { "namespace": levels_of(&name.namespace), "name": name.table },
+            "identifier": identifier(name),
             "requirements": requirements,
             "updates": updates,
         });
@@ -219,6 +227,10 @@ impl Catalog for RestCatalog {
             _ => CommitOutcome::Unknown(error()),
         }
     }
+
+    fn views(&self) -> &dyn ViewCatalog {
+        self
+    }
 }
 
 /// Whether this can be the empty table that we asked for, and not one that another made a moment before.
@@ -233,6 +245,11 @@ fn levels_of(namespace: &str) -> Vec<&str> {
     namespace.split('.').collect()
 }
 
-fn path_of(namespace: &str) -> String {
+/// A name in the body of a request.
+pub(super) fn identifier(name: &TableName) -> Value {
+    json!({ "namespace": levels_of(&name.namespace), "name": name.table })
+}
+
+pub(super) fn path_of(namespace: &str) -> String {
     levels_of(namespace).join(LEVELS)
 }
