@@ -270,7 +270,8 @@ const BENCH_HELP: &str = "It needs etcd (apt-get install etcd-server), and start
 Examples:
   townlake bench tpch --scale 0.1 --rounds 1 --queries 1,6
   townlake bench tpch --set target_partitions=2
-  townlake bench latency";
+  townlake bench latency
+  TOWNLAKE_PYTHON=venv/bin/python townlake bench planning --files 1000,100000";
 
 /// `townlake bench`.
 #[derive(Debug, Args)]
@@ -301,6 +302,12 @@ pub enum BenchSuite {
         /// Also print where the time of each query goes on our side, stage by stage
         #[arg(long)]
         explain: bool,
+    },
+    /// How long scans of tables with many files are planned: file lists, whole scans, EXPLAIN through a server, pyiceberg
+    Planning {
+        /// Files of the tables; they have manifests only
+        #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000")]
+        files: Vec<usize>,
     },
     /// Latency of `SELECT 1` and of `LIMIT 10` over Flight SQL
     Latency {

@@ -1,5 +1,7 @@
 //! `townlake bench`: starts a real cluster, loads the data, and hands both engines to the harness in `benchmarks/`.
 
+mod planning;
+
 use std::path::Path;
 use std::time::Instant;
 
@@ -24,10 +26,11 @@ pub async fn run(args: BenchArgs) -> Result<()> {
             tpch(scale, rounds, &queries, &settings, explain).await
         }
         BenchSuite::Latency { calls } => latency(calls).await,
+        BenchSuite::Planning { files } => planning::run(&files).await,
     }
 }
 
-/// A cluster with TPC-H in its lake.
+/// A cluster over the lake of a folder.
 struct Bed {
     connection: Connection,
     _cluster: Cluster,
@@ -35,38 +38,56 @@ struct Bed {
     folder: TempDir,
 }
 
-async fn make_bed(scale: f64) -> Result<Bed> {
+fn folder() -> Result<TempDir> {
     let folder = tempfile::Builder::new().prefix("townlake-bench-").tempdir();
-    let folder = folder.map_err(|e| Error::internal("no temporary folder for the benchmark").with_source(e))?;
-    let path = folder.path().display();
-    let etcd = Etcd::start(folder.path()).await?;
-    let (user, password) = ("bench".to_string(), "bench-on-loopback".to_string());
-    let sections = format!(
-        "[[auth.users]]\nname = \"bench\"\npassword_hash = \"{}\"\n\
-         [catalogs.lake]\ntype = \"iceberg\"\ncatalog = \"sql\"\nuri = \"sqlite://{path}/catalog.db\"\n\
-         warehouse = \"file://{path}/warehouse\"\nwriters = [\"bench\"]\n",
-        townlake_governance::hash_password(&password)?
-    );
-    let cluster = Cluster::start(ClusterSpec {
-        binary: std::env::current_exe().map_err(|e| Error::internal("where is this binary?").with_source(e))?,
-        folder: folder.path().to_path_buf(),
-        etcd: etcd.endpoint(),
-        executors: 2,
-        slots: 1,
-        memory: "6GB".to_string(),
-        sections,
-        user: (user, password),
-        standard_ports: false,
-    })
-    .await?;
-    let connection = Connection::open(&cluster.connect_args()).await?;
-    load::tpch(&connection, "lake", "tpch", scale, &Table::ALL, LoadMode::Create).await?;
-    connection.run("USE lake.tpch").await?;
-    Ok(Bed { connection, _cluster: cluster, _etcd: etcd, folder })
+    folder.map_err(|e| Error::internal("no temporary folder for the benchmark").with_source(e))
+}
+
+/// The catalog `lake` in a folder, in TOML.
+fn catalog(folder: &Path) -> String {
+    let path = folder.display();
+    format!(
+        "[catalogs.lake]\ntype = \"iceberg\"\ncatalog = \"sql\"\nuri = \"sqlite://{path}/catalog.db\"\n\
+         warehouse = \"file://{path}/warehouse\"\nwriters = [\"bench\"]\n"
+    )
+}
+
+impl Bed {
+    async fn start(folder: TempDir) -> Result<Self> {
+        let etcd = Etcd::start(folder.path()).await?;
+        let (user, password) = ("bench".to_string(), "bench-on-loopback".to_string());
+        let sections = format!(
+            "[[auth.users]]\nname = \"bench\"\npassword_hash = \"{}\"\n{}",
+            townlake_governance::hash_password(&password)?,
+            catalog(folder.path())
+        );
+        let cluster = Cluster::start(ClusterSpec {
+            binary: std::env::current_exe().map_err(|e| Error::internal("where is this binary?").with_source(e))?,
+            folder: folder.path().to_path_buf(),
+            etcd: etcd.endpoint(),
+            executors: 2,
+            slots: 1,
+            memory: "6GB".to_string(),
+            sections,
+            user: (user, password),
+            standard_ports: false,
+        })
+        .await?;
+        let connection = Connection::open(&cluster.connect_args()).await?;
+        Ok(Self { connection, _cluster: cluster, _etcd: etcd, folder })
+    }
+
+    /// One with TPC-H in its lake.
+    async fn with_tpch(scale: f64) -> Result<Self> {
+        let bed = Self::start(folder()?).await?;
+        load::tpch(&bed.connection, "lake", "tpch", scale, &Table::ALL, LoadMode::Create).await?;
+        bed.connection.run("USE lake.tpch").await?;
+        Ok(bed)
+    }
 }
 
 async fn tpch(scale: f64, rounds: usize, only: &[usize], settings: &[String], explain: bool) -> Result<()> {
-    let bed = make_bed(scale).await?;
+    let bed = Bed::with_tpch(scale).await?;
     for setting in settings {
         bed.connection.run(&format!("SET SESSION {setting}")).await?;
     }
@@ -134,7 +155,7 @@ impl Engine for Door {
 }
 
 async fn latency(calls: usize) -> Result<()> {
-    let bed = make_bed(0.1).await?;
+    let bed = Bed::with_tpch(0.1).await?;
     for sql in ["SELECT 1", "SELECT * FROM lineitem LIMIT 10", "SELECT count(*) FROM orders"] {
         let mut times = Vec::with_capacity(calls);
         for call in 0..calls + 10 {

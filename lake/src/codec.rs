@@ -3,12 +3,14 @@
 //! The engine's codec asks here for each node that DataFusion cannot encode by itself. A recipe names objects by the
 //! `lake://` URLs of [`crate::LakeObjects`]: keys and endpoints are in each node's own configuration.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion_datasource::TableSchema;
 use datafusion_datasource::file::FileSource;
 use datafusion_datasource::file_scan_config::FileScanConfig;
 use datafusion_datasource::source::DataSourceExec;
@@ -22,10 +24,10 @@ use datafusion_proto::protobuf;
 use prost::Message;
 use townlake_common::Error;
 use townlake_proto::lake::recipe::Node;
-use townlake_proto::lake::{Recipe, ScanRecipe, WriteRecipe};
+use townlake_proto::lake::{Recipe, RowDeltaRecipe, ScanRecipe, WriteRecipe};
 
-use crate::scan::{FileConstants, IcebergSource, ScanInfo, parquet_source};
-use crate::write::IcebergWriteExec;
+use crate::scan::{FileConstants, IcebergSource, ScanDeletes, ScanInfo, parquet_source, places};
+use crate::write::{IcebergWriteExec, RowDeltaExec, RowDeltaSpec, WriteSpec};
 
 /// Functions in filters and projections travel by name, so no codec of a whole application is needed for them.
 const FUNCTIONS_BY_NAME: DefaultPhysicalExtensionCodec = DefaultPhysicalExtensionCodec {};
@@ -39,7 +41,9 @@ pub fn try_encode(
     let node = if let Some((config, source)) = iceberg_scan(node) {
         Node::Scan(encode_scan(config, source, conv)?)
     } else if let Some(write) = node.downcast_ref::<IcebergWriteExec>() {
-        Node::Write(encode_write(write)?)
+        Node::Write(encode_write(write.spec())?)
+    } else if let Some(delta) = node.downcast_ref::<RowDeltaExec>() {
+        Node::RowDelta(encode_row_delta(delta.spec())?)
     } else {
         return Ok(false);
     };
@@ -58,10 +62,12 @@ pub fn try_decode(
     match (recipe.node, inputs) {
         (Some(Node::Scan(scan)), []) => decode_scan(scan, ctx, conv),
         (Some(Node::Write(write)), [input]) => decode_write(write, Arc::clone(input)),
+        (Some(Node::RowDelta(delta)), [input]) => decode_row_delta(delta, Arc::clone(input)),
         (node, inputs) => {
             let kind = match node {
                 Some(Node::Scan(_)) => "scan",
                 Some(Node::Write(_)) => "write",
+                Some(Node::RowDelta(_)) => "row delta",
                 None => "unknown",
             };
             Err(external(Error::internal(format!("a recipe of kind {kind} came with {} inputs", inputs.len()))))
@@ -91,6 +97,9 @@ fn encode_scan(
         predicate,
         parquet_options: Some(parquet.table_parquet_options().try_into()?),
     };
+    // A task has a part of the file groups: it carries what belongs to their files, not what belongs to the table's.
+    let files = config.file_groups.iter().flat_map(|group| group.files());
+    let keys: HashSet<&str> = files.map(|file| file.object_meta.location.as_ref()).collect();
     Ok(ScanRecipe {
         table: info.table,
         snapshot_id: info.snapshot_id,
@@ -102,7 +111,9 @@ fn encode_scan(
         parquet_scan: scan.encode_to_vec(),
         limit: config.limit.map(|limit| limit as u64),
         preserve_order: config.preserve_order,
-        constants: source.constants().to_recipe(),
+        constants: source.constants().to_recipe(&keys),
+        deletes: source.deletes().to_recipe(&keys),
+        places: !source.table_schema().virtual_columns().is_empty(),
     })
 }
 
@@ -117,8 +128,11 @@ fn decode_scan(
     let (Some(files), Some(options)) = (&scan.base_conf, &scan.parquet_options) else {
         return Err(external(Error::internal("the recipe of a scan is not complete")));
     };
-    let schema = parse_table_schema_from_proto(files)?;
-    let columns = Arc::clone(schema.file_schema());
+    let columns = Arc::clone(parse_table_schema_from_proto(files)?.file_schema());
+    let schema = match recipe.places {
+        true => places::with_position(Arc::clone(&columns)),
+        false => TableSchema::from(&columns),
+    };
     let url = ObjectStoreUrl::parse(&files.object_store_url)?;
     let mut parquet = parquet_source(schema, options.try_into()?, &url, &ctx.runtime_env())?;
     if let Some(predicate) = &scan.predicate {
@@ -135,25 +149,40 @@ fn decode_scan(
     };
     let adapter = info.adapter(&columns)?;
     let constants = Arc::new(FileConstants::from_recipe(recipe.constants));
-    let source = IcebergSource::new(Arc::new(parquet), Arc::new(info), adapter, constants);
+    let deletes = ScanDeletes::new(&info.table, recipe.deletes.unwrap_or_default(), &columns, &ctx.runtime_env())
+        .map_err(external)?;
+    let source = IcebergSource::new(Arc::new(parquet), Arc::new(info), adapter, constants, Arc::new(deletes));
     let config = parse_protobuf_file_scan_config(files, &decode, conv, Arc::new(source.clone()))?;
     let limit = recipe.limit.and_then(|limit| usize::try_from(limit).ok());
     let config = source.adapt(config).with_limit(limit).with_preserve_order(recipe.preserve_order).build();
     Ok(DataSourceExec::from_data_source(config))
 }
 
-fn encode_write(write: &IcebergWriteExec) -> Result<WriteRecipe> {
-    let spec = write.spec();
+fn encode_write(spec: &WriteSpec) -> Result<WriteRecipe> {
     let schema: protobuf::Schema = spec.arrow_schema.as_ref().try_into()?;
     Ok(WriteRecipe { arrow_schema: schema.encode_to_vec(), ..spec.to_recipe()? })
 }
 
 fn decode_write(recipe: WriteRecipe, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    Ok(Arc::new(IcebergWriteExec::try_new(Arc::new(decode_write_spec(recipe)?), input)?))
+}
+
+fn decode_write_spec(recipe: WriteRecipe) -> Result<WriteSpec> {
     let schema = protobuf::Schema::decode(recipe.arrow_schema.as_slice())
         .map_err(|e| broken("the columns of a write cannot be decoded", e))?;
     let schema: arrow::datatypes::Schema = (&schema).try_into()?;
-    let spec = crate::write::WriteSpec::from_recipe(recipe, Arc::new(schema))?;
-    Ok(Arc::new(IcebergWriteExec::try_new(Arc::new(spec), input)?))
+    WriteSpec::from_recipe(recipe, Arc::new(schema))
+}
+
+fn encode_row_delta(spec: &RowDeltaSpec) -> Result<RowDeltaRecipe> {
+    let write = Some(encode_write(&spec.write)?);
+    Ok(RowDeltaRecipe { write, data_files: spec.data_files.clone(), once: spec.once })
+}
+
+fn decode_row_delta(recipe: RowDeltaRecipe, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let write = recipe.write.ok_or_else(|| external(Error::internal("the recipe of changed rows is not complete")))?;
+    let spec = RowDeltaSpec { write: decode_write_spec(write)?, data_files: recipe.data_files, once: recipe.once };
+    Ok(Arc::new(RowDeltaExec::try_new(Arc::new(spec), input)?))
 }
 
 fn broken(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {

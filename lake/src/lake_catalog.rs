@@ -12,8 +12,8 @@ use crate::catalog::rest::RestCatalog;
 use crate::catalog::sql::SqlCatalog;
 use crate::catalog::{Catalog, NewTable, TableHead, TableName};
 use crate::{
-    CreateTable, LakeObjects, LoadedTable, MetadataTable, ObjectAccess, PartitionField, Replacement, TableChange,
-    TableVersion, WrittenFile, commit, refs, schema,
+    CreateTable, Delta, LakeObjects, LoadedTable, MetadataTable, ObjectAccess, PartitionField, Replacement,
+    TableChange, TableVersion, WrittenFile, commit, refs, schema,
 };
 
 /// The property that holds a table's comment, as Spark and Trino have it.
@@ -180,6 +180,14 @@ impl LakeCatalog {
         query: &QueryId,
     ) -> Result<Option<i64>> {
         commit::append(self.catalog.as_ref(), table, files, query).await
+    }
+
+    /// Changes rows of the table, once per query, as [`LakeCatalog::commit_append`] appends. `table` is the state that the
+    /// statement has read. Returns the snapshot's id; `None` where nothing changes.
+    ///
+    /// Errors: `COMMIT_CONFLICT` where others have changed the same rows meanwhile.
+    pub async fn commit_delta(&self, table: &LoadedTable, delta: &Delta, query: &QueryId) -> Result<Option<i64>> {
+        commit::change(self.catalog.as_ref(), table, delta, query).await
     }
 
     /// Plans to replace a table by one of these columns. Nothing happens before [`LakeCatalog::commit_replace`].

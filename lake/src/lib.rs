@@ -14,6 +14,9 @@ mod alter;
 mod catalog;
 pub mod codec;
 mod commit;
+mod compaction;
+#[cfg(test)]
+mod damage_tests;
 mod format;
 mod lake_catalog;
 mod leftovers;
@@ -25,6 +28,7 @@ pub mod scan;
 pub mod schema;
 mod synced_files;
 mod table;
+mod target_table;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -35,15 +39,19 @@ mod whole_ranges;
 mod write;
 
 pub use alter::{CreateReference, DropPartitionField, IfTaken, Position, ReferenceKind, TableChange};
-pub use commit::Replacement;
+pub use commit::{Delta, Replacement, RowCommand, merges_on_read};
+pub use compaction::{Compaction, plan_compaction};
 pub use lake_catalog::LakeCatalog;
 pub use leftovers::Leftovers;
 pub use metadata_tables::MetadataTable;
 pub use objects::{LakeObjects, ObjectAccess};
 pub use plan::plan_files;
+pub use scan::places::{FILE, POSITION};
 pub use table::LakeTable;
+pub use target_table::{PlannedTarget, TargetTable};
 pub use types::{
-    ColumnBounds, CreateTable, FilePlan, LoadedTable, PartitionField, PlannedFile, TableVersion, WrittenFile,
+    ColumnBounds, CreateTable, DeleteFile, DeleteKind, FileEntry, FilePlan, LoadedTable, PartitionField, PlannedFile,
+    TableVersion, WrittenFile,
 };
 pub use view::{CreateView, LoadedView};
-pub use write::{WRITTEN_FILES_SCHEMA, write_plan, written_files};
+pub use write::{WRITTEN_FILES_SCHEMA, changed_files, rewrite_plan, row_delta_plan, write_plan, written_files};

@@ -30,6 +30,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The bound of one request, body included: a row group of some hundred megabytes over a slow line.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// The bound of a file that is read whole. Metadata and manifests have some megabytes.
+const MAX_METADATA_BYTES: u64 = 512 << 20;
+
 /// The object stores of one catalog. Cheap to clone.
 #[derive(Clone)]
 pub struct ObjectAccess(Arc<Stores>);
@@ -52,8 +55,8 @@ struct S3Settings {
 }
 
 /// What one client reaches.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Place {
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Place {
     Local,
     Bucket(String),
 }
@@ -85,26 +88,38 @@ impl ObjectAccess {
         Ok((self.client(&place)?, path))
     }
 
+    /// The catalog's name in the configuration.
+    pub(crate) fn catalog(&self) -> &str {
+        &self.0.catalog
+    }
+
     /// The same as a URL for DataFusion, which a [`LakeObjects::registry`] resolves on any node.
     pub fn object_store_url(&self, uri: &str) -> Result<(ObjectStoreUrl, Path)> {
         let (place, path) = self.locate(uri)?;
+        Ok((self.url(&place)?, path))
+    }
+
+    /// The URL of what a client reaches.
+    pub(crate) fn url(&self, place: &Place) -> Result<ObjectStoreUrl> {
         let place = match place {
             Place::Local => "file".to_string(),
             Place::Bucket(bucket) => format!("s3.{bucket}"),
         };
-        let url = ObjectStoreUrl::parse(format!("{SCHEME}://{}.{place}/", host_of(&self.0.catalog))).map_err(|e| {
-            Error::internal(format!("no object store URL for catalog {}", self.0.catalog)).with_source(e)
-        })?;
-        Ok((url, path))
+        ObjectStoreUrl::parse(format!("{SCHEME}://{}.{place}/", host_of(&self.0.catalog)))
+            .map_err(|e| Error::internal(format!("no object store URL for catalog {}", self.0.catalog)).with_source(e))
     }
 
     /// Reads a whole small file (metadata, a manifest).
     ///
-    /// Errors: `FILE_NOT_FOUND`, `SOURCE_DENIED`, `SOURCE_UNAVAILABLE`.
+    /// Errors: `FILE_NOT_FOUND`, `SOURCE_DENIED`, `SOURCE_UNAVAILABLE`, `DATA_CORRUPT` where it is far too large.
     pub(crate) async fn read(&self, uri: &str) -> Result<Bytes> {
         let (store, path) = self.object_store(uri)?;
-        let read = async { store.get(&path).await?.bytes().await };
-        read.await.map_err(|error| from_object_store(uri, error))
+        let found = store.get(&path).await.map_err(|error| from_object_store(uri, error))?;
+        if found.meta.size > MAX_METADATA_BYTES {
+            let message = format!("{uri} has {} bytes: it is no file of metadata", found.meta.size);
+            return Err(Error::new(ErrorCode::DataCorrupt, message));
+        }
+        found.bytes().await.map_err(|error| from_object_store(uri, error))
     }
 
     /// Writes a whole small file. Its name must be unique: what is there is overwritten.
@@ -126,7 +141,10 @@ impl ObjectAccess {
         }
     }
 
-    fn locate(&self, uri: &str) -> Result<(Place, Path)> {
+    /// What reaches a file, and the file's key there.
+    ///
+    /// Errors: as [`ObjectAccess::object_store`].
+    pub(crate) fn locate(&self, uri: &str) -> Result<(Place, Path)> {
         let Some((place, key)) = split_uri(uri) else {
             let message = format!("catalog {}: the location {uri} is neither file:// nor s3://", self.0.catalog);
             return Err(Error::new(ErrorCode::FormatNotSupported, message));

@@ -46,7 +46,8 @@ fn arrow_fields(fields: &StructType) -> Result<Fields> {
     fields.fields().iter().map(|field| arrow_field(field)).collect()
 }
 
-fn arrow_field(field: &NestedField) -> Result<FieldRef> {
+/// A field for Arrow, with its id.
+pub(crate) fn arrow_field(field: &NestedField) -> Result<FieldRef> {
     let id = HashMap::from([(PARQUET_FIELD_ID_META_KEY.to_string(), field.id.to_string())]);
     let arrow = Field::new(&field.name, arrow_type(&field.field_type)?, !field.required);
     Ok(Arc::new(arrow.with_metadata(id)))

@@ -10,6 +10,7 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use townlake_common::{Error, QueryContext};
 
+use crate::plan::partition_filters::PartitionColumns;
 use crate::plan::plan_files;
 use crate::scan::scan_plan;
 use crate::types::LoadedTable;
@@ -54,16 +55,23 @@ impl TableProvider for LakeTable {
         let query = state.config().get_extension::<QueryContext>().ok_or_else(|| {
             external(Error::internal(format!("a scan of {} without a query context", self.table.full_name())))
         })?;
-        let plan = plan_files(&self.table, filters).await.map_err(external)?;
+        let mut plan = plan_files(&self.table, filters).await.map_err(external)?;
+        let partition = PartitionColumns::of(&self.table);
+        partition.apply(filters, &self.table, &mut plan)?;
         // Files are pruned by filters that are evaluated above or in the scan: a limit must not come before them.
-        let limit = if filters.is_empty() { limit } else { None };
+        let limit = if filters.iter().all(|filter| partition.decide(filter)) { limit } else { None };
         scan_plan(&self.table, plan, &query.principal.name, state, projection, limit)
     }
 
-    /// Inexact: manifests skip files. The filter itself is pushed into the reader by the physical optimizer, as for any
-    /// Parquet scan.
+    /// Exact where partitions decide a filter. Else inexact: manifests skip files, and the filter itself is pushed into the
+    /// reader by the physical optimizer, as for any Parquet scan.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+        let partition = PartitionColumns::of(&self.table);
+        let kind = |filter: &&Expr| match partition.decide(filter) {
+            true => TableProviderFilterPushDown::Exact,
+            false => TableProviderFilterPushDown::Inexact,
+        };
+        Ok(filters.iter().map(kind).collect())
     }
 }
 

@@ -12,8 +12,8 @@ use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, ManifestListWriter, ManifestWriterBuilder, Operation,
-    Snapshot, SnapshotReference, SnapshotRetention, Struct, Summary,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, ManifestContentType, ManifestListWriter,
+    ManifestWriterBuilder, Operation, Snapshot, SnapshotReference, SnapshotRetention, Struct, Summary,
 };
 use iceberg::{TableRequirement, TableUpdate};
 use townlake_common::config::{CatalogConfig, Config, IcebergCatalog};
@@ -81,10 +81,15 @@ impl Lake {
 
     /// A session over the lake's object stores, as a node has it.
     pub fn context(&self) -> SessionContext {
+        self.context_with(SessionConfig::new().with_target_partitions(1))
+    }
+
+    /// The same with these settings.
+    pub fn context_with(&self, config: SessionConfig) -> SessionContext {
         let text = config_text(self.folder.path());
         let objects = LakeObjects::from_config(&Config::from_toml(&text).unwrap().catalogs).unwrap();
         let query = QueryContext::new(QueryId::generate(), Principal::new("ann", vec![]));
-        let config = SessionConfig::new().with_target_partitions(1).with_extension(query);
+        let config = config.with_extension(query);
         let runtime = RuntimeEnvBuilder::new().with_object_store_registry(objects.registry()).build_arc().unwrap();
         let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
         SessionContext::new_with_state(state.build())
@@ -103,64 +108,106 @@ impl Lake {
 
     /// The answer of a query over the table as it is now, which it knows as `t`: the values of each row, as text.
     pub async fn rows(&self, context: &SessionContext, table: &str, sql: &str) -> Vec<Vec<String>> {
-        context.deregister_table("t").unwrap();
-        context.register_table("t", LakeTable::new(self.load(table).await)).unwrap();
-        let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
-        let row = |batch: &RecordBatch, row| {
-            let values = batch.columns().iter().map(|column| array_value_to_string(column, row).unwrap());
-            values.collect::<Vec<_>>()
-        };
-        batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |n| row(batch, n))).collect()
+        self.try_rows(context, table, sql).await.unwrap()
     }
 
-    /// Adds a delete file to the table, as another engine would.
+    /// The same for a query that may fail.
+    pub async fn try_rows(
+        &self,
+        context: &SessionContext,
+        table: &str,
+        sql: &str,
+    ) -> datafusion::common::Result<Vec<Vec<String>>> {
+        context.deregister_table("t")?;
+        context.register_table("t", LakeTable::new(self.load(table).await))?;
+        Ok(as_text(&context.sql(sql).await?.collect().await?))
+    }
+
+    /// Adds a delete file that is not there to the table, in its current spec.
     pub async fn append_deletes(&self, table: &str, content: DataContentType, more: impl FnOnce(&mut DataFileBuilder)) {
+        let delete = file(&self.location(table), "deletes", Struct::empty(), |f| {
+            f.content(content);
+            more(f);
+        });
+        let spec = self.load(table).await.metadata.default_partition_spec_id();
+        self.commit_deletes(table, spec, vec![delete.data_file]).await;
+    }
+
+    /// Commits delete files of one partition spec, as another engine would.
+    pub async fn commit_deletes(&self, table: &str, spec: i32, deletes: Vec<DataFile>) {
+        self.commit_deletes_as(ManifestContentType::Deletes, table, spec, deletes).await;
+    }
+
+    /// As [`Lake::commit_deletes`], but the manifest list says of the manifest what `content` is.
+    pub async fn commit_deletes_as(
+        &self,
+        content: ManifestContentType,
+        table: &str,
+        spec: i32,
+        deletes: Vec<DataFile>,
+    ) {
         let (sql, objects) = self.sql().await;
         let name = TableName::new("s", table);
         let base = sql.load(&name).await.unwrap().unwrap();
         let metadata = &base.metadata;
         let location = self.location(table);
-        let delete = file(&location, "deletes", Struct::empty(), |f| {
-            f.content(content);
-            more(f);
-        });
         let io = FileIO::new_with_memory();
         let schema = metadata.current_schema().clone();
-        let spec = metadata.default_partition_spec().as_ref().clone();
-        let mut writer =
-            ManifestWriterBuilder::new(io.new_output("memory://m").unwrap(), Some(77), schema, spec).build_v2_deletes();
-        writer.add_file(delete.data_file, -1).unwrap();
+        let spec = metadata.partition_spec_by_id(spec).unwrap().as_ref().clone();
+        let id = 77 + metadata.snapshots().count() as i64;
+        let writer = ManifestWriterBuilder::new(io.new_output("memory://m").unwrap(), Some(id), schema, spec);
+        let v3 = metadata.format_version() == FormatVersion::V3;
+        let mut writer = if v3 { writer.build_v3_deletes() } else { writer.build_v2_deletes() };
+        for delete in deletes {
+            writer.add_file(delete, -1).unwrap();
+        }
         let mut manifest = writer.write_manifest_file().await.unwrap();
-        manifest.manifest_path = format!("{location}/metadata/d.avro");
+        manifest.manifest_path = format!("{location}/metadata/d{id}.avro");
+        manifest.content = content;
         let bytes = io.new_input("memory://m").unwrap().read().await.unwrap();
         objects.write(&manifest.manifest_path, bytes).await.unwrap();
 
         let parent = metadata.current_snapshot().unwrap();
-        let mut all = manifests::list(&objects, parent, metadata.format_version()).await.unwrap();
+        let all = manifests::list(&objects, parent, metadata.format_version()).await.unwrap();
+        let mut all = all.as_ref().clone();
         all.push(manifest);
         let output = io.new_output("memory://l").unwrap().writer().await.unwrap();
         let sequence = metadata.next_sequence_number();
-        let mut list = ManifestListWriter::v2(output, 77, Some(parent.snapshot_id()), sequence);
+        let (parent_id, first_row) = (Some(parent.snapshot_id()), metadata.next_row_id());
+        let mut list = match v3 {
+            true => ManifestListWriter::v3(output, id, parent_id, sequence, Some(first_row)),
+            false => ManifestListWriter::v2(output, id, parent_id, sequence),
+        };
         list.add_manifests(all.into_iter()).unwrap();
+        let new_rows = list.next_row_id().map_or(0, |next| next - first_row);
         list.close().await.unwrap();
-        let uri = format!("{location}/metadata/snap-77.avro");
+        let uri = format!("{location}/metadata/snap-{id}.avro");
         objects.write(&uri, io.new_input("memory://l").unwrap().read().await.unwrap()).await.unwrap();
 
         let summary = Summary { operation: Operation::Delete, additional_properties: Default::default() };
         let snapshot = Snapshot::builder()
-            .with_snapshot_id(77)
+            .with_snapshot_id(id)
             .with_parent_snapshot_id(Some(parent.snapshot_id()))
             .with_sequence_number(sequence)
             .with_timestamp_ms(metadata.last_updated_ms())
             .with_manifest_list(uri)
             .with_summary(summary)
-            .build();
-        let reference = SnapshotReference::new(77, SnapshotRetention::branch(None, None, None));
+            .with_schema_id(metadata.current_schema_id());
+        let snapshot = if v3 { snapshot.with_row_range(first_row, new_rows).build() } else { snapshot.build() };
+        let reference = SnapshotReference::new(id, SnapshotRetention::branch(None, None, None));
         let updates = vec![
             TableUpdate::AddSnapshot { snapshot },
             TableUpdate::SetSnapshotRef { ref_name: "main".to_string(), reference },
         ];
-        let requirements = vec![TableRequirement::UuidMatch { uuid: metadata.uuid() }];
+        self.update(table, updates).await;
+    }
+
+    /// Changes the metadata of the table.
+    pub async fn update(&self, table: &str, updates: Vec<TableUpdate>) {
+        let (sql, _) = self.sql().await;
+        let name = TableName::new("s", table);
+        let base = sql.load(&name).await.unwrap().unwrap();
+        let requirements = vec![TableRequirement::UuidMatch { uuid: base.metadata.uuid() }];
         assert!(matches!(sql.commit(&name, &base, requirements, updates).await, CommitOutcome::Committed));
     }
 }
@@ -194,7 +241,7 @@ pub(crate) fn file(
         .partition_spec_id(0);
     more(&mut builder);
     let data_file: DataFile = builder.build().unwrap();
-    WrittenFile { data_file, rows: 10, bytes: 1000 }
+    WrittenFile { data_file, spec_id: 0, rows: 10, bytes: 1000 }
 }
 
 fn config_text(folder: &std::path::Path) -> String {
@@ -211,4 +258,13 @@ fn config(folder: &std::path::Path) -> IcebergCatalog {
         Some(CatalogConfig::Iceberg(config)) => *config,
         _ => panic!("no iceberg catalog"),
     }
+}
+
+/// The values of each row, as text.
+pub(crate) fn as_text(batches: &[RecordBatch]) -> Vec<Vec<String>> {
+    let row = |batch: &RecordBatch, row| {
+        let values = batch.columns().iter().map(|column| array_value_to_string(column, row).unwrap());
+        values.collect::<Vec<_>>()
+    };
+    batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |n| row(batch, n))).collect()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, SchemaRef};
@@ -11,6 +12,7 @@ use iceberg::spec::{DataFile, SnapshotRef, Struct, TableMetadata};
 use townlake_common::Result;
 
 use crate::ObjectAccess;
+use crate::plan::file_bounds::FileBounds;
 
 /// Which state of a table a query asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +73,11 @@ impl LoadedTable {
         crate::format::check_writable(self)
     }
 
+    /// Deletes files of the table that no snapshot names. What cannot be deleted is logged and stays behind.
+    pub async fn discard(&self, files: Vec<WrittenFile>) {
+        self.objects.discard(files.iter().map(|file| file.data_file.file_path().to_string()).collect()).await;
+    }
+
     /// The id of the pinned snapshot.
     pub fn snapshot_id(&self) -> Option<i64> {
         self.snapshot.as_ref().map(|snapshot| snapshot.snapshot_id())
@@ -101,9 +108,38 @@ pub struct ColumnBounds {
     pub exact: bool,
 }
 
-/// One live data file of a snapshot.
+/// One live data file of a snapshot, as a plan has it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PlannedFile {
+    entry: Arc<FileEntry>,
+    /// The delete files that apply to this file, as indices of [`FilePlan::deletes`], ascending.
+    pub deletes: Vec<usize>,
+}
+
+impl PlannedFile {
+    pub(crate) fn new(entry: Arc<FileEntry>) -> Self {
+        Self { entry, deletes: Vec::new() }
+    }
+}
+
+impl Deref for PlannedFile {
+    type Target = FileEntry;
+
+    fn deref(&self) -> &FileEntry {
+        &self.entry
+    }
+}
+
+#[cfg(test)]
+impl std::ops::DerefMut for PlannedFile {
+    fn deref_mut(&mut self) -> &mut FileEntry {
+        Arc::make_mut(&mut self.entry)
+    }
+}
+
+/// What a manifest says of one data file.
+#[derive(Debug, Clone)]
+pub struct FileEntry {
     /// The file's URI as the manifest has it.
     pub path: String,
     /// Bytes.
@@ -118,10 +154,70 @@ pub struct PlannedFile {
     pub data_sequence_number: i64,
     /// Offsets of the row groups, ascending; may be empty.
     pub split_offsets: Vec<u64>,
-    /// By field id. A column of an identity partition has exact bounds from the partition.
-    pub columns: HashMap<i32, ColumnBounds>,
-    /// By field id: what columns read as that the file does not have and that `columns` cannot say exactly.
+    /// By field id: what columns read as that the file does not have and that their bounds cannot say exactly.
     pub constants: BTreeMap<i32, ScalarValue>,
+    /// The bounds of all files of the manifest, and the number of this one in them.
+    pub(crate) bounds: (Arc<FileBounds>, usize),
+}
+
+impl FileEntry {
+    /// What is known of the column with this field id. That of an identity partition has exact bounds from the partition.
+    pub fn column(&self, id: i32) -> ColumnBounds {
+        let (bounds, number) = &self.bounds;
+        bounds.of(*number, id)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_column(&mut self, id: i32, of: ColumnBounds) {
+        let (bounds, number) = &self.bounds;
+        let mut all = bounds.all_of(*number);
+        all.insert(id, of);
+        self.bounds = (Arc::new(FileBounds::new(&[all])), 0);
+    }
+}
+
+/// One live delete file of a snapshot, or one deletion vector in such a file.
+#[derive(Debug, Clone)]
+pub struct DeleteFile {
+    /// The file's URI as the manifest has it.
+    pub path: String,
+    /// Bytes of the whole file.
+    pub size: u64,
+    /// The partition spec that `partition` follows.
+    pub spec_id: i32,
+    /// The partition's values, in the order of the spec.
+    pub partition: Struct,
+    /// Whether the spec has no partitions: equality deletes of such a spec apply to every data file of the table.
+    pub is_global: bool,
+    /// What decides to which data files it applies.
+    pub data_sequence_number: i64,
+    /// How it names the rows.
+    pub kind: DeleteKind,
+    /// Bounds of the values that an equality delete file holds, by field id.
+    pub columns: HashMap<i32, ColumnBounds>,
+}
+
+/// How a delete file names the rows that are deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeleteKind {
+    /// By data file and position, in Parquet.
+    Positions {
+        /// The least and the greatest path of a data file in it, where they are known.
+        data_files: Option<(String, String)>,
+    },
+    /// By the values of these columns, in Parquet. Field ids, ascending.
+    Equality(Vec<i32>),
+    /// By position in one data file, in Puffin.
+    Vector {
+        /// Its path.
+        data_file: String,
+        /// Where in the file the vector begins.
+        offset: u64,
+        /// Its bytes.
+        length: u64,
+        /// The positions in it.
+        rows: u64,
+    },
 }
 
 /// The files that a query must read, and what was skipped.
@@ -129,6 +225,8 @@ pub struct PlannedFile {
 pub struct FilePlan {
     /// The files, in a stable order (by path).
     pub files: Vec<PlannedFile>,
+    /// The delete files that apply to some of them.
+    pub deletes: Vec<Arc<DeleteFile>>,
     /// Live data files of the snapshot, as far as its manifests count them.
     pub total_files: usize,
     /// Manifests that were not opened because no file in them can match.
@@ -137,12 +235,14 @@ pub struct FilePlan {
     pub pruned_files: usize,
 }
 
-/// A data file that a task wrote and that no snapshot names yet.
+/// A data file, or a delete file, that a task wrote and that no snapshot names yet.
 #[derive(Debug, Clone)]
 pub struct WrittenFile {
     /// The Iceberg record of the file.
     pub data_file: DataFile,
-    /// Rows in it.
+    /// The partition spec that its partition follows.
+    pub spec_id: i32,
+    /// Rows that count as written: those in a data file; of a delete file those that are not written anew.
     pub rows: u64,
     /// Its size in bytes.
     pub bytes: u64,

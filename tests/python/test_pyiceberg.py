@@ -8,8 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestContent, ManifestWriterV2
-from pyiceberg.typedef import Record
 from pyiceberg.types import IntegerType
 
 
@@ -189,34 +187,12 @@ def test_tables_of_format_version_1(catalog, cursor):
     cursor.execute("SELECT count(*) FROM lake.tpch.first WHERE id > 2")
     assert cursor.fetchone() == (3,)
     assert table.current_snapshot().summary["total-records"] == "5"
-
-
-def test_a_table_with_delete_files_is_refused_by_name(catalog, cursor, monkeypatch):
-    table = catalog.create_table("tpch.marked", schema=pa.schema([("id", pa.int64())]))
-    table.append(pa.table({"id": pa.array([1, 2, 3], pa.int64())}))
-    (data,) = (task.file for task in table.scan().plan_files())
-    # pyiceberg reads position deletes and writes none: this is one by hand
-    fields = [("file_path", pa.string(), 2147483546), ("pos", pa.int64(), 2147483545)]
-    fields = [pa.field(name, of, False, {"PARQUET:field_id": str(number)}) for name, of, number in fields]
-    uri = f"{table.location()}/data/deletes.parquet"
-    pq.write_table(pa.table([[data.file_path], [0]], schema=pa.schema(fields)), path_of(uri))
-    with table.io.new_input(uri).open() as file:
-        size = len(file.read())
-    deletes = DataFile.from_args(
-        content=DataFileContent.POSITION_DELETES,
-        file_path=uri,
-        file_format=FileFormat.PARQUET,
-        partition=Record(),
-        record_count=1,
-        file_size_in_bytes=size,
-    )
-    deletes.spec_id = 0
-    with monkeypatch.context() as patch:
-        patch.setattr(ManifestWriterV2, "content", lambda self: ManifestContent.DELETES)
-        with table.transaction() as transaction, transaction.update_snapshot().fast_append() as append:
-            append.append_data_file(deletes)
-    assert table.refresh().scan().to_arrow().column("id").to_pylist() == [2, 3], "it is a real one"
-    for statement in ("SELECT count(*) FROM lake.tpch.marked", "SELECT id FROM lake.tpch.marked WHERE id = 1"):
-        with pytest.raises(Exception, match="FORMAT_NOT_SUPPORTED.*lake.tpch.marked has position deletes"):
-            cursor.execute(statement)
-            cursor.fetchall()
+    # without delete files: what loses rows is written anew, whatever the table asks for
+    cursor.execute("ALTER TABLE lake.tpch.first SET TBLPROPERTIES ('write.delete.mode' = 'merge-on-read')")
+    cursor.execute("DELETE FROM lake.tpch.first WHERE id = 1 OR id = 4")
+    cursor.execute("UPDATE lake.tpch.first SET name = 'z' WHERE id = 2")
+    rows = sorted(table.refresh().scan().to_arrow().to_pylist(), key=lambda row: row["id"])
+    assert [(row["id"], row["name"]) for row in rows] == [(2, "z"), (3, "c"), (5, None)]
+    assert table.format_version == 1
+    cursor.execute("SELECT * FROM lake.tpch.first ORDER BY id")
+    assert cursor.fetchall() == [(2, "z"), (3, "c"), (5, None)]

@@ -335,6 +335,29 @@ def test_tables_are_changed_both_ways(town, cursor, catalog):
     assert rows(cursor, f"SELECT count(*), sum(id) FROM {schema}.u") == [(2, 5_000_000_001)]
 
 
+@pytest.mark.parametrize("mode", ["copy-on-write", "merge-on-read"])
+@pytest.mark.parametrize("catalog", ["rest", "files", "shared"])
+def test_rows_are_changed_both_ways(town, cursor, catalog, mode):
+    schema = f"{catalog}.rows_{mode[:4]}"
+    cursor.execute(f"CREATE SCHEMA {schema}")
+    modes = ", ".join(f"'write.{command}.mode' = '{mode}'" for command in ("delete", "update", "merge"))
+    cursor.execute(f"CREATE TABLE {schema}.t (id INT, name VARCHAR) PARTITIONED BY (bucket(2, id)) WITH ({modes})")
+    assert rows(cursor, f"INSERT INTO {schema}.t VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd')") == [(4,)]
+    assert rows(cursor, f"DELETE FROM {schema}.t WHERE id = 2") == [(1,)]
+    assert rows(cursor, f"UPDATE {schema}.t SET name = 'z', id = id + 10 WHERE id > 2") == [(2,)]
+    merge = f"MERGE INTO {schema}.t USING (VALUES (13, 'y'), (5, 'e')) AS s (id, name) ON t.id = s.id "
+    merge += "WHEN MATCHED THEN UPDATE SET name = s.name WHEN NOT MATCHED THEN INSERT VALUES (s.id, s.name)"
+    assert rows(cursor, merge) == [(2,)]
+    expected = [(1, "a"), (5, "e"), (13, "y"), (14, "z")]
+    assert rows(cursor, f"SELECT * FROM {schema}.t ORDER BY id") == expected
+    theirs = town.pyiceberg(catalog)
+    read = theirs.load_table(f"{schema.split('.')[1]}.t").scan().to_arrow().to_pylist()
+    assert sorted(tuple(row.values()) for row in read) == expected
+    cursor.execute(f"ALTER TABLE {schema}.t EXECUTE optimize")
+    assert rows(cursor, f"SELECT * FROM {schema}.t ORDER BY id") == expected
+    assert rows(cursor, f'SELECT count(*) FROM {schema}."t$files" WHERE content <> 0') == [(0,)]
+
+
 @pytest.mark.parametrize("catalog", ["rest", "shared"])
 def test_changes_of_columns_and_inserts_at_once(town, cursor, catalog):
     writers, rounds = 3, 4

@@ -1,6 +1,7 @@
 //! `ALTER TABLE` and `COMMENT ON`, parsed: Spark's words for Iceberg tables, and those of Trino and Postgres where they
 //! say the same.
 
+use bytesize::ByteSize;
 use datafusion::sql::sqlparser::ast::DataType;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -8,6 +9,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_lake::{DropPartitionField, Position, TableChange};
 
+use super::changes::SMALL_FILE_BYTES;
 use super::create_table::{parenthesized, partition_field, property};
 use super::parse::{expect_end, normalize, parse_error, parse_name, parser};
 use super::references::{create_reference, drop_reference};
@@ -58,14 +60,36 @@ fn alter_table(parser: &mut Parser<'_>) -> Parsed<AlterTableStatement> {
         "set" => Alteration::Changes(vec![set_properties(parser)?]),
         "unset" => Alteration::Changes(vec![unset_properties(parser)?]),
         "create" => Alteration::Changes(vec![create_reference(parser)?]),
-        "execute" => return refuse("ALTER TABLE … EXECUTE", "table maintenance is not offered yet"),
+        "execute" => execute(parser)?,
         _ => {
             parser.prev_token();
             let token = parser.peek_token();
-            return Ok(parser.expected("ADD, ALTER, CREATE, DROP, RENAME, SET or UNSET after the table's name", token)?);
+            return Ok(parser
+                .expected("ADD, ALTER, CREATE, DROP, EXECUTE, RENAME, SET or UNSET after the table's name", token)?);
         }
     };
     Ok(AlterTableStatement { table, if_exists, alteration })
+}
+
+/// `EXECUTE optimize [(file_size_threshold => '10MB')]`, as Trino has it.
+fn execute(parser: &mut Parser<'_>) -> Parsed<Alteration> {
+    if !word(parser, "optimize") {
+        return refuse("this procedure of ALTER TABLE … EXECUTE", "only optimize is offered");
+    }
+    if !parser.consume_token(&Token::LParen) {
+        return Ok(Alteration::Optimize { threshold: SMALL_FILE_BYTES });
+    }
+    if !word(parser, "file_size_threshold") {
+        return refuse("this argument of optimize", "it takes (file_size_threshold => '100MB')");
+    }
+    parser.expect_token(&Token::RArrow)?;
+    let text = parser.parse_literal_string()?;
+    parser.expect_token(&Token::RParen)?;
+    let size = text.parse::<ByteSize>().map_err(|_| {
+        let message = format!("file_size_threshold: '{text}' is not a size");
+        Fault::Refused(Error::new(ErrorCode::InvalidArgument, message).with_hint("write it like '100MB'"))
+    })?;
+    Ok(Alteration::Optimize { threshold: size.as_u64() })
 }
 
 /// The next word, in lower case.
@@ -391,7 +415,7 @@ mod tests {
             "alter table t add column a int default 1",
             "alter table t alter a set not null",
             "alter table t alter a set default 1",
-            "alter table t execute optimize",
+            "alter table t execute vacuum",
             "alter table t add partition (a = 1)",
             "comment on schema s is 'x'",
             "alter view v rename to w",

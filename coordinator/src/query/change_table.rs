@@ -29,6 +29,7 @@ impl Run<'_> {
         Catalogs::check_no_metadata_table(&name)?;
         let done = match &alter.alteration {
             Alteration::RenameTo(to) => rename(lake, &name, to).await?,
+            Alteration::Optimize { threshold } => return self.optimize(&name, *threshold).await,
             other => {
                 let changes = changes(&planner.empty_state(), other).await?;
                 let table = name.clone();
@@ -98,7 +99,9 @@ async fn changes(state: &SessionState, alteration: &Alteration) -> Result<Vec<Ta
             }
             Ok(changes)
         }
-        Alteration::RenameTo(_) => Err(Error::internal("a new name of a table was taken for a change of it")),
+        Alteration::Optimize { .. } | Alteration::RenameTo(_) => {
+            Err(Error::internal("something else was taken for a change of a table"))
+        }
     }
 }
 

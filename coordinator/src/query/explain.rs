@@ -16,7 +16,9 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use futures::{FutureExt, StreamExt};
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_engine::error::from_datafusion;
+use townlake_lake::{LoadedTable, RowCommand, merges_on_read};
 
+use super::changes::PlannedChange;
 use super::here::HerePlan;
 use super::parameters::bind;
 use super::placement::{Placement, placement};
@@ -46,11 +48,15 @@ impl Run<'_> {
             }
             Statement::Insert { .. } => {
                 let (planned, _, table) = self.service.plan_insert(&planner, statement).await?;
-                (planned, Some(table.full_name()))
+                (planned, Some(append(&table.full_name())))
+            }
+            Statement::Change(change) => {
+                let PlannedChange { planned, target, .. } = self.service.plan_change(&planner, change).await?;
+                (planned, Some(change_text(target.loaded(), change.command)?))
             }
             Statement::CreateTable(create) => {
                 let name = planner.current.table(create.name.parts())?;
-                (self.service.plan_create_as(&planner, create).await?, Some(name.to_string()))
+                (self.service.plan_create_as(&planner, create).await?, Some(append(&name.to_string())))
             }
             _ => return Err(Error::internal("this statement has no plan")),
         };
@@ -71,7 +77,7 @@ impl Run<'_> {
             texts.push(("initial_logical_plan".to_string(), plan.display_indent().to_string()));
         }
         if let Some(target) = target {
-            texts.push(("write".to_string(), format!("append to {target}: data files by each task, one commit")));
+            texts.push(("write".to_string(), target));
         }
         texts.extend(self.plans(&optimized, &physical, &state, verbose));
         Ok(Source::batch(batch(texts)?))
@@ -114,6 +120,18 @@ impl Run<'_> {
         };
         Source::Lazy(run.boxed())
     }
+}
+
+fn append(table: &str) -> String {
+    format!("append to {table}: data files by each task, one commit")
+}
+
+fn change_text(table: &LoadedTable, command: RowCommand) -> Result<String> {
+    let how = match merges_on_read(table, command)? {
+        true => "merge-on-read: position delete files and new rows by each task, one commit",
+        false => "copy-on-write: the files that lose rows are then written anew, one commit",
+    };
+    Ok(format!("change {}, {how}", table.full_name()))
 }
 
 async fn analyze(

@@ -2,12 +2,14 @@
 //!
 //! [`QueryService`] is what the doors talk to. A statement goes through `tokens`, `time_travel` and `parse` to a
 //! [`Statement`], through `planner` to a logical plan over what its principal may read, through `placement` to the place
-//! where it runs, and through `rows` back to the client. `write` makes tables and rows, `show` and `explain` tell, and
+//! where it runs, and through `rows` back to the client. `write` makes tables and
+//! rows, `changes` changes rows, `show` and `explain` tell, and
 //! [`Registry`] knows every query and leaves its audit rows.
 
 mod alter_table;
 mod assign;
 mod change_table;
+mod changes;
 mod create_table;
 mod depth;
 mod explain;
@@ -36,6 +38,7 @@ mod tokens;
 mod wire;
 mod write;
 
+pub use changes::ChangeStatement;
 pub use ingest::{IngestMode, IngestTarget};
 pub use parse::parse;
 pub use registry::{QueryInfo, QueryState, Registry, Tracked};

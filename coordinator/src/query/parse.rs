@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use townlake_common::{Error, ErrorCode, Result};
 
 use super::alter_table::parse_alter_table;
+use super::changes::{parse_change, parse_truncate};
 use super::create_table::parse_create_table;
 use super::depth::check_depth;
 use super::settings;
@@ -49,12 +50,20 @@ fn parse_tokens(tokens: &[TokenWithSpan], clauses: Clauses) -> Result<Statement>
         attach_clauses(&mut ast, clauses)?;
         return query_or_insert(ast);
     }
+    if [Keyword::DELETE, Keyword::UPDATE, Keyword::MERGE].iter().any(|keyword| is_keyword(first, *keyword)) {
+        let mut ast = parse_ast(tokens)?;
+        attach_clauses(&mut ast, clauses)?;
+        return parse_change(ast);
+    }
     // No other statement has a table factor: a clause there has no place.
     let mut nothing = AstStatement::Commit { chain: false, end: false, modifier: None };
     attach_clauses(&mut nothing, clauses)?;
     let alters_table = is_keyword(first, Keyword::ALTER) && is_keyword(second, Keyword::TABLE);
     if alters_table || is_keyword(first, Keyword::COMMENT) {
         return parse_alter_table(tokens);
+    }
+    if is_keyword(first, Keyword::TRUNCATE) {
+        return parse_truncate(parse_ast(tokens)?);
     }
     command(tokens)
 }
@@ -121,12 +130,17 @@ fn explain(tokens: &[TokenWithSpan], clauses: Clauses) -> Result<Statement> {
     if rest.is_empty() {
         return Err(syntax_error("EXPLAIN is followed by a statement", location_of(tokens, index)));
     }
-    let no_plan = || not_supported("EXPLAIN of this statement", "only queries, INSERT and CREATE TABLE AS have a plan");
+    let no_plan = || {
+        not_supported(
+            "EXPLAIN of this statement",
+            "queries, INSERT, DELETE, UPDATE, MERGE and CREATE TABLE AS have a plan",
+        )
+    };
     if is_keyword(rest.first(), Keyword::EXPLAIN) {
         return Err(no_plan()); // before the one in it is parsed, and the one in that
     }
     let statement = parse_tokens(rest, clauses)?;
-    let planned = matches!(&statement, Statement::Query(_) | Statement::Insert { .. })
+    let planned = matches!(&statement, Statement::Query(_) | Statement::Insert { .. } | Statement::Change(_))
         || matches!(&statement, Statement::CreateTable(create) if create.as_query);
     match planned {
         true => Ok(Statement::Explain { analyze, verbose, statement: Box::new(statement) }),
@@ -142,15 +156,15 @@ fn query_or_insert(ast: AstStatement) -> Result<Statement> {
                     return Err(not_supported("WITH before INSERT", "write INSERT INTO table WITH … SELECT …"));
                 }
                 SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
-                    return Err(not_supported("WITH before this statement", "row-level changes are not offered yet"));
+                    return Err(not_supported("WITH before this statement", "write a subquery in place of the name"));
                 }
                 _ => {}
             }
             Ok(Statement::Query(Box::new(AstStatement::Query(query))))
         }
         AstStatement::Insert(insert) => {
-            let table = check_insert(&insert)?;
-            Ok(Statement::Insert { table, ast: Box::new(AstStatement::Insert(insert)) })
+            let (table, overwrite) = (check_insert(&insert)?, insert.overwrite);
+            Ok(Statement::Insert { table, overwrite, ast: Box::new(AstStatement::Insert(insert)) })
         }
         _ => Err(Error::internal("the parser returned another statement than its first word says")),
     }
@@ -159,8 +173,8 @@ fn query_or_insert(ast: AstStatement) -> Result<Statement> {
 /// Only plain appends: what the planner would ignore is refused.
 fn check_insert(insert: &Insert) -> Result<Name> {
     let refuse = |what: &str| Err(not_supported(what, "INSERT appends rows: INSERT INTO table [(columns)] query"));
-    if insert.overwrite || insert.replace_into || insert.or.is_some() {
-        return refuse("INSERT OVERWRITE and REPLACE");
+    if insert.replace_into || insert.or.is_some() {
+        return refuse("INSERT OR REPLACE");
     }
     if insert.on.is_some() || insert.ignore {
         return refuse("INSERT with ON CONFLICT or IGNORE");
@@ -359,10 +373,6 @@ fn refusal(tokens: &[TokenWithSpan]) -> Error {
 
 const REFUSED: &[(&str, &str, &str)] = &[
     ("copy", "COPY", "statements neither read nor write files of the server; load files with `townlake load`"),
-    ("update", "UPDATE", "row-level changes are not offered yet"),
-    ("delete", "DELETE", "row-level changes are not offered yet"),
-    ("merge", "MERGE", "row-level changes are not offered yet"),
-    ("truncate", "TRUNCATE", "row-level changes are not offered yet"),
     ("alter", "ALTER of this kind of object", "only ALTER TABLE is offered"),
     ("create", "CREATE of this kind of object", "only CREATE SCHEMA and CREATE TABLE are offered"),
     ("drop", "DROP of this kind of object", "only DROP SCHEMA and DROP TABLE are offered"),
@@ -438,7 +448,7 @@ mod tests {
             parse("insert into t with q as (select 1) select * from q").unwrap(),
             Statement::Insert { .. }
         ));
-        assert_eq!(code("insert overwrite t select 1"), ErrorCode::NotSupported);
+        assert_eq!(code("insert or replace into t select 1"), ErrorCode::NotSupported);
         assert_eq!(code("insert into t values (1) on conflict do nothing"), ErrorCode::NotSupported);
         assert_eq!(code("insert into t values (1) returning x"), ErrorCode::NotSupported);
         assert_eq!(code("insert into t default values"), ErrorCode::NotSupported);
@@ -450,13 +460,10 @@ mod tests {
             "create external table t stored as parquet location '/etc'",
             "create view v as select 1",
             "copy t to '/tmp/x.parquet'",
-            "update t set a = 1",
-            "delete from t",
             "prepare p as select 1",
             "begin",
             "create function f() returns int return 1",
             "set transaction read only",
-            "truncate table t",
             "explain show tables",
             "drop view v",
         ] {

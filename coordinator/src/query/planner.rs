@@ -24,6 +24,7 @@ use datafusion::sql::sqlparser::ast::{Expr, Statement as AstStatement, Visit, Vi
 use townlake_common::{Error, ErrorCode, QueryContext, Result, nearest};
 use townlake_engine::error::from_datafusion;
 use townlake_engine::session::{base_config, state_builder};
+use townlake_lake::{LakeTable, TargetTable};
 
 use super::depth::check_relations;
 use super::insert_target::{InsertTarget, target_of_values};
@@ -74,10 +75,33 @@ impl Planner<'_> {
     ///
     /// Errors: `*_NOT_FOUND` with the nearest visible name, `INVALID_QUERY`, `NOT_SUPPORTED`, and what catalogs report.
     pub(super) async fn plan(&self, statement: &AstStatement) -> Result<Planned> {
+        self.plan_over(statement, None).await
+    }
+
+    /// Plans the query of a statement that changes rows of `target`, which the query names once by its mark.
+    ///
+    /// Errors: as [`Planner::plan`].
+    pub(super) async fn plan_change(
+        &self,
+        select: &AstStatement,
+        name: TableName,
+        target: Arc<TargetTable>,
+    ) -> Result<Planned> {
+        self.plan_over(select, Some((name, target))).await
+    }
+
+    async fn plan_over(
+        &self,
+        statement: &AstStatement,
+        target: Option<(TableName, Arc<TargetTable>)>,
+    ) -> Result<Planned> {
         check_relations(statement)?;
         let mut touched = BTreeSet::new();
-        let versioned = self.versioned_tables(statement, &mut touched).await?;
-        let list = self.tables(statement, &mut touched).await?;
+        let mut versioned = self.versioned_tables(statement, &mut touched).await?;
+        let list = self.tables(statement, &mut touched, target.as_ref()).await?;
+        if let Some((_, target)) = target {
+            versioned.set_target(provider_as_source(target));
+        }
         let mut state = state_builder(self.config(), runtime_of_query(self.runtime))
             .with_session_id(self.session_id.clone())
             .with_catalog_list(list)
@@ -133,6 +157,7 @@ impl Planner<'_> {
         &self,
         statement: &AstStatement,
         touched: &mut BTreeSet<String>,
+        changed: Option<&(TableName, Arc<TargetTable>)>,
     ) -> Result<Arc<dyn CatalogProviderList>> {
         let wrapped = DataFusionStatement::Statement(Box::new(statement.clone()));
         let (references, _) = datafusion::sql::resolve::resolve_table_references(&wrapped, true)
@@ -156,6 +181,11 @@ impl Planner<'_> {
         let mut resolved = Vec::with_capacity(names.len());
         for name in names {
             touched.insert(name.catalog.clone());
+            if let Some((_, changed)) = changed.filter(|(of, _)| *of == name) {
+                // A statement that also reads what it changes sees one state of it.
+                resolved.push((name, LakeTable::new(Arc::clone(changed.loaded()))));
+                continue;
+            }
             match self.catalogs.table(self.context, &name, None).await? {
                 Some(table) if target.as_ref() == Some(&name) => resolved.push((name, InsertTarget::wrap(table))),
                 Some(table) => resolved.push((name, table)),

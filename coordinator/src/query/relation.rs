@@ -11,19 +11,26 @@ use datafusion::sql::sqlparser::ast::{Statement as AstStatement, TableFactor, Vi
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_lake::TableVersion;
 
+use super::changes::TARGET;
 use super::parse::name_of;
 use super::statement::Name;
 use super::time_travel::from_ast;
 
-/// The tables of one statement that are read as of a version.
+/// The tables of one statement that are read as of a version, and the one whose rows it changes.
 #[derive(Default)]
 pub(super) struct VersionedTables {
     tables: Vec<(Name, TableVersion, Arc<dyn TableSource>)>,
+    target: Option<Arc<dyn TableSource>>,
 }
 
 impl VersionedTables {
     pub(super) fn add(&mut self, name: Name, version: TableVersion, source: Arc<dyn TableSource>) {
         self.tables.push((name, version, source));
+    }
+
+    /// The table whose rows the statement changes: at the place that is [marked](TARGET) so.
+    pub(super) fn set_target(&mut self, source: Arc<dyn TableSource>) {
+        self.target = Some(source);
     }
 
     fn find(&self, name: &Name, version: &TableVersion) -> Option<Arc<dyn TableSource>> {
@@ -40,12 +47,20 @@ impl fmt::Debug for VersionedTables {
 
 impl RelationPlanner for VersionedTables {
     fn plan_relation(&self, relation: TableFactor, _: &mut dyn RelationPlannerContext) -> DFResult<RelationPlanning> {
-        let TableFactor::Table { name, alias, version, sample, .. } = &relation else {
+        let TableFactor::Table { name, alias, version, sample, partitions, .. } = &relation else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
         if sample.is_some() {
             // DataFusion would read the whole table and say nothing.
             return not_impl_err!("TABLESAMPLE is not supported");
+        }
+        if let Some(partition) = partitions.first() {
+            let Some(target) = self.target.as_ref().filter(|_| partition.value == TARGET) else {
+                return not_impl_err!("PARTITION (…) of a table is not supported");
+            };
+            let name = name_of(name).map_err(townlake_engine::error::to_datafusion)?;
+            let plan = LogicalPlanBuilder::scan(table_reference(&name)?, Arc::clone(target), None)?.build()?;
+            return Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias.clone()))));
         }
         let Some(version) = version else { return Ok(RelationPlanning::Original(Box::new(relation))) };
         let name = name_of(name).map_err(townlake_engine::error::to_datafusion)?;

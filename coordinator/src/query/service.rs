@@ -164,6 +164,10 @@ impl QueryService {
                 let plan = self.plan_insert(planner, statement).await?.0.plan;
                 Ok((count_schema(), parameters_of(&plan)?))
             }
+            Statement::Change(change) => {
+                let plan = self.plan_change(planner, change).await?.planned.plan;
+                Ok((count_schema(), parameters_of(&plan)?))
+            }
             Statement::CreateTable(create) if create.as_query => {
                 let planned = self.plan_create_as(planner, create).await?;
                 Ok((count_schema(), parameters_of(&planned.plan)?))
@@ -327,6 +331,7 @@ impl Run<'_> {
                 Ok((super::explain::schema(), source))
             }
             Statement::Insert { .. } => Ok((count_schema(), self.insert(statement).await?)),
+            Statement::Change(change) => Ok((count_schema(), self.change_rows(change).await?)),
             Statement::CreateTable(create) if create.as_query => {
                 Ok((count_schema(), self.create_table_as(create).await?))
             }

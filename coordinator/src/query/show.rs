@@ -65,8 +65,9 @@ impl Run<'_> {
             Statement::CreateTable(create) => self.create_table(create).await,
             Statement::AlterTable(alter) => self.alter_table(alter).await,
             Statement::DropTable { name, if_exists } => self.drop_table(name, *if_exists).await,
+            Statement::Truncate { table } => self.truncate(table).await,
             Statement::Call { name, arguments } => self.call(name, arguments).await,
-            Statement::Query(_) | Statement::Explain { .. } | Statement::Insert { .. } => {
+            Statement::Query(_) | Statement::Explain { .. } | Statement::Insert { .. } | Statement::Change(_) => {
                 Err(Error::internal("a query was taken for a command"))
             }
         }

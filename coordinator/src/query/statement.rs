@@ -3,6 +3,8 @@
 use datafusion::sql::sqlparser::ast::{DataType, Statement as AstStatement};
 use townlake_lake::{PartitionField, Position, TableChange};
 
+use super::changes::ChangeStatement;
+
 /// A name of one to three parts, normalised: unquoted parts in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name(pub(super) Vec<String>);
@@ -109,12 +111,21 @@ pub enum Statement {
         /// Say nothing when it is not there.
         if_exists: bool,
     },
-    /// `INSERT INTO table [(columns)] query`.
+    /// `INSERT INTO table [(columns)] query`, `INSERT OVERWRITE`.
     Insert {
         /// The table.
         table: Name,
+        /// The rows take the place of those that their partitions have.
+        overwrite: bool,
         /// The statement for the planner.
         ast: Box<AstStatement>,
+    },
+    /// `DELETE`, `UPDATE`, `MERGE`.
+    Change(Box<ChangeStatement>),
+    /// `TRUNCATE TABLE`.
+    Truncate {
+        /// The table.
+        table: Name,
     },
     /// `CALL catalog.system.procedure(…)`.
     Call {
@@ -174,6 +185,11 @@ pub enum Alteration {
         /// Its new type.
         data_type: DataType,
     },
+    /// `EXECUTE optimize`.
+    Optimize {
+        /// Files below this size are small, in bytes.
+        threshold: u64,
+    },
     /// Everything that has no type of SQL in it.
     Changes(Vec<TableChange>),
 }
@@ -206,11 +222,12 @@ impl Statement {
     /// How a client sees it.
     pub fn kind(&self) -> StatementKind {
         match self {
-            Self::Insert { .. } => StatementKind::Update,
+            Self::Insert { .. } | Self::Change(_) => StatementKind::Update,
             Self::CreateTable(create) if create.as_query => StatementKind::Update,
             Self::CreateTable(_)
             | Self::AlterTable(_)
             | Self::DropTable { .. }
+            | Self::Truncate { .. }
             | Self::CreateSchema { .. }
             | Self::DropSchema { .. }
             | Self::Use(_)

@@ -17,6 +17,7 @@ use townlake_common::{Error, ErrorCode, Result};
 use townlake_engine::error::from_datafusion;
 use townlake_lake::{CreateTable, LakeCatalog, Leftovers, LoadedTable, Replacement, write_plan, written_files};
 
+use super::changes::commit_overwrite;
 use super::insert_target::planned_target;
 use super::many_rows::bind_rows;
 use super::new_table::NewTable;
@@ -36,6 +37,8 @@ struct Write {
     state: SessionState,
     /// The table is as new as its rows.
     new_table: Option<NewTable>,
+    /// The rows take the place of those that their partitions have.
+    overwrite: bool,
     always_cluster: bool,
 }
 
@@ -46,7 +49,7 @@ impl QueryService {
         planner: &Planner<'_>,
         statement: &Statement,
     ) -> Result<(Planned, Arc<LakeCatalog>, Arc<LoadedTable>)> {
-        let Statement::Insert { table, ast } = statement else {
+        let Statement::Insert { table, ast, .. } = statement else {
             return Err(Error::internal("another statement was taken for an INSERT"));
         };
         let name = planner.current.table(table.parts())?;
@@ -94,7 +97,8 @@ impl Run<'_> {
         };
         let input = state.create_physical_plan(&plan).await.map_err(|error| from_datafusion(&error))?;
         let always_cluster = self.settings.always_cluster;
-        Ok(self.run_write(Write { catalog, table, input, state, new_table: None, always_cluster }))
+        let overwrite = matches!(statement, Statement::Insert { overwrite: true, .. });
+        Ok(self.run_write(Write { catalog, table, input, state, new_table: None, overwrite, always_cluster }))
     }
 
     /// `CREATE TABLE AS`: the table is made now, filled when the row count is asked for, dropped again when that fails.
@@ -119,7 +123,8 @@ impl Run<'_> {
         let plan = cast_to(analyzed, &table.arrow_schema)?;
         let input = state.create_physical_plan(&plan).await.map_err(|error| from_datafusion(&error))?;
         let always_cluster = self.settings.always_cluster;
-        Ok(self.run_write(Write { catalog, table, input, state, new_table, always_cluster }))
+        let overwrite = false;
+        Ok(self.run_write(Write { catalog, table, input, state, new_table, overwrite, always_cluster }))
     }
 
     /// `CREATE TABLE` with columns.
@@ -154,11 +159,15 @@ impl Run<'_> {
 
 /// Runs the write to its commit and gives the number of rows.
 async fn run(service: Arc<QueryService>, tracked: Arc<Tracked>, write: Write) -> Result<u64> {
-    let Write { catalog, table, input, state, new_table, always_cluster } = write;
+    let Write { catalog, table, input, state, new_table, overwrite, always_cluster } = write;
     let plan = write_plan(&table, input, &tracked.context.id)?;
     let leftovers = Leftovers::new(&catalog, &table, &tracked.context.id);
     let rows = service.run_plan(Arc::clone(&tracked), plan, state, always_cluster).await?;
     let batches: Vec<RecordBatch> = rows.try_collect().await.map_err(|error| from_datafusion(&error))?;
+    if overwrite {
+        let files = written_files(&batches, &table)?;
+        return commit_overwrite(tracked, catalog, &table, files, leftovers).await;
+    }
     let outcome = commit(tracked, catalog, &table, None, batches, leftovers).await;
     if let Some(new_table) = new_table {
         new_table.committed(&outcome);

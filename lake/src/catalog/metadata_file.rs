@@ -2,10 +2,11 @@
 //!
 //! A metadata file never changes, so its content is cached by catalog and location for the whole process.
 
+use std::io::Read;
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 
-use bytes::Bytes;
+use flate2::read::GzDecoder;
 use iceberg::MetadataLocation;
 use iceberg::io::FileIO;
 use iceberg::spec::TableMetadata;
@@ -18,6 +19,8 @@ use crate::ObjectAccess;
 const CACHE_BYTES: u64 = 64 << 20;
 /// Parsed metadata against its JSON, measured in order of magnitude only: the cache is a bound, not an account.
 const PARSED_PER_JSON_BYTE: usize = 3;
+/// The bound of metadata that was compressed.
+const MAX_UNPACKED: u64 = 256 << 20;
 /// Types of format version 3 that the crate `iceberg` cannot parse: metadata with one fails as a whole.
 const UNKNOWN_TYPES: [&str; 4] = ["variant", "geometry", "geography", "unknown"];
 
@@ -48,7 +51,10 @@ pub(crate) async fn read(
     }
     let bytes = objects.read(location).await?;
     let weight = bytes.len().saturating_mul(PARSED_PER_JSON_BYTE);
-    let metadata = Arc::new(parse(bytes, what).await?);
+    let named = |error: Error| error.with_hint(format!("its metadata file is {location}"));
+    let (table, failed) = (what.to_string(), Error::internal(format!("{location} was not parsed")));
+    let parsed = tokio::task::spawn_blocking(move || parse(&bytes, &table)).await;
+    let metadata = Arc::new(parsed.map_err(|panicked| failed.with_source(panicked))?.map_err(named)?);
     // A file named otherwise (v3.metadata.json) may be written over by whoever wrote it.
     if MetadataLocation::from_str(location).is_ok() {
         CACHE.insert(key, Arc::new(Cached { metadata: Arc::clone(&metadata), bytes: weight }));
@@ -56,26 +62,30 @@ pub(crate) async fn read(
     Ok(metadata)
 }
 
-async fn parse(bytes: Bytes, what: &str) -> Result<TableMetadata> {
-    let plain = serde_json::from_slice::<TableMetadata>(&bytes);
+fn parse(bytes: &[u8], what: &str) -> Result<TableMetadata> {
+    let plain = serde_json::from_slice::<TableMetadata>(bytes);
     let error = match plain {
         Ok(metadata) => return Ok(metadata),
         Err(error) if !bytes.starts_with(&[0x1f, 0x8b]) => error,
-        // The crate unpacks gzip, and only from a FileIO.
-        Err(_) => return parse_compressed(bytes, what).await,
+        Err(_) => return parse_compressed(bytes, what),
     };
-    let value = serde_json::from_slice::<Value>(&bytes).unwrap_or(Value::Null);
+    let value = serde_json::from_slice::<Value>(bytes).unwrap_or(Value::Null);
     Err(unreadable(&value, what).with_source(error))
 }
 
-async fn parse_compressed(bytes: Bytes, what: &str) -> Result<TableMetadata> {
-    const NAME: &str = "memory://metadata";
-    let memory = FileIO::new_with_memory();
-    let read = async {
-        memory.new_output(NAME)?.write(bytes).await?;
-        TableMetadata::read_from(&memory, NAME).await
-    };
-    read.await.map_err(|error| unreadable(&Value::Null, what).with_source(error))
+/// Unpacks what the crate `iceberg` would unpack without a bound.
+fn parse_compressed(bytes: &[u8], what: &str) -> Result<TableMetadata> {
+    let mut json = Vec::new();
+    let unpacked = GzDecoder::new(bytes).take(MAX_UNPACKED + 1).read_to_end(&mut json);
+    unpacked.map_err(|error| unreadable(&Value::Null, what).with_source(error))?;
+    if json.len() as u64 > MAX_UNPACKED {
+        let message = format!("the metadata of table {what} unpacks to more than {MAX_UNPACKED} bytes");
+        return Err(Error::new(ErrorCode::DataCorrupt, message));
+    }
+    serde_json::from_slice(&json).map_err(|error| {
+        let value = serde_json::from_slice::<Value>(&json).unwrap_or(Value::Null);
+        unreadable(&value, what).with_source(error)
+    })
 }
 
 /// Why metadata does not parse: something too new, named, or damage.

@@ -1,4 +1,5 @@
-//! Appends and replacements: what tasks wrote becomes one snapshot, once per query, whatever happens on the way.
+//! Appends, changes of rows, and replacements: what tasks wrote becomes one snapshot, once per query, whatever happens on the
+//! way.
 //!
 //! Each attempt starts from the table as it is now and first looks for a snapshot of this query: so a commit whose answer
 //! was lost is found, and never made twice. Retrying is safe even while an earlier attempt may still be under way, since
@@ -6,21 +7,31 @@
 //! it, for an answer may be wrong too (a proxy that sends a request twice says "conflict" of a commit that happened).
 
 mod alter;
+mod conflicts;
+mod delta;
+#[cfg(test)]
+mod delta_tests;
+mod removal;
 mod replace;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use iceberg::spec::{MAIN_BRANCH, Snapshot, SnapshotRef, SnapshotReference, SnapshotRetention, TableMetadata};
+use iceberg::spec::{
+    MAIN_BRANCH, Operation, Snapshot, SnapshotRef, SnapshotReference, SnapshotRetention, TableMetadata,
+};
 use iceberg::{TableRequirement, TableUpdate};
 use townlake_common::{Error, ErrorCode, QueryId, Result};
 
 pub(crate) use self::alter::alter;
+pub use self::delta::{Delta, RowCommand, merges_on_read};
 use self::replace::Change;
 pub use self::replace::Replacement;
-use self::snapshot::{Append, QUERY_ID};
+use self::snapshot::{Attempt, Draft, QUERY_ID};
 use crate::catalog::{Catalog, CommitOutcome, TableHead, TableName};
 use crate::{LoadedTable, WrittenFile};
 
@@ -53,7 +64,23 @@ pub(crate) async fn append(
     if files.is_empty() {
         return Ok(None);
     }
-    once(LIMITS, catalog, table, None, &files, query).await.map(Some)
+    once(LIMITS, catalog, table, What::Append, &files, query).await.map(Some)
+}
+
+/// Makes a change of rows and returns the id of the snapshot; `None` where nothing changes.
+///
+/// Errors: as [`append`]; also `COMMIT_CONFLICT` when others changed what the statement has read so that its change would
+/// undo theirs.
+pub(crate) async fn change(
+    catalog: &dyn Catalog,
+    table: &LoadedTable,
+    delta: &Delta,
+    query: &QueryId,
+) -> Result<Option<i64>> {
+    if delta.is_empty() {
+        return Ok(None);
+    }
+    once(LIMITS, catalog, table, What::Delta(delta), &delta.added, query).await.map(Some)
 }
 
 /// Makes the files the whole table, in its new columns, and returns the id of the snapshot. No files: the table is empty.
@@ -65,27 +92,54 @@ pub(crate) async fn replace(
     files: Vec<WrittenFile>,
     query: &QueryId,
 ) -> Result<i64> {
-    once(LIMITS, catalog, replacement.table(), Some(&replacement.change), &files, query).await
+    once(LIMITS, catalog, replacement.table(), What::Replacement(&replacement.change), &files, query).await
+}
+
+/// What is done to the table.
+#[derive(Clone, Copy)]
+enum What<'a> {
+    /// Files are added to what is there.
+    Append,
+    /// Files come and go.
+    Delta(&'a Delta),
+    /// The table is changed, and the files are all that it has.
+    Replacement(&'a Change),
+}
+
+impl What<'_> {
+    fn replacement(&self) -> Option<&Change> {
+        match self {
+            Self::Replacement(change) => Some(change),
+            _ => None,
+        }
+    }
+
+    fn delta(&self) -> Option<&Delta> {
+        match self {
+            Self::Delta(delta) => Some(delta),
+            _ => None,
+        }
+    }
 }
 
 async fn once(
     limits: Limits,
     catalog: &dyn Catalog,
     table: &LoadedTable,
-    change: Option<&Change>,
+    what: What<'_>,
     files: &[WrittenFile],
     query: &QueryId,
 ) -> Result<i64> {
     let mut commit = Commit {
         catalog,
         table,
-        change,
+        what,
         files,
         query,
         until: Instant::now() + limits.attempts,
         looks: limits.looks,
-        append: None,
-        refused_lists: Vec::new(),
+        draft: None,
+        refused: Vec::new(),
         absent: false,
         unknown_until: None,
     };
@@ -103,18 +157,17 @@ struct Committed {
 struct Commit<'a> {
     catalog: &'a dyn Catalog,
     table: &'a LoadedTable,
-    /// What is changed before the files are added; `None`: they are added to what is there.
-    change: Option<&'a Change>,
+    what: What<'a>,
     files: &'a [WrittenFile],
     query: &'a QueryId,
     /// No attempt begins later.
     until: Instant,
     /// How long an attempt without an answer is looked for.
     looks: Duration,
-    /// The manifest, once it is written.
-    append: Option<Append<'a>>,
-    /// The manifest lists of attempts that the catalog refused.
-    refused_lists: Vec<String>,
+    /// The manifests of the files, once they are written.
+    draft: Option<Draft<'a>>,
+    /// What attempts wrote that the catalog refused, each with its manifest list last.
+    refused: Vec<Vec<String>>,
     /// Whether the table was seen without a commit of this query since the last attempt. Before the first one an earlier
     /// call may have made it.
     absent: bool,
@@ -169,29 +222,31 @@ impl<'a> Commit<'a> {
         head: &TableHead,
         attempt: usize,
     ) -> std::result::Result<Committed, Failed> {
-        self.check(head)?;
-        let base = match self.change {
-            Some(change) => &change.apply(&head.metadata)?,
-            None => head.metadata.as_ref(),
+        let current = self.current(head)?;
+        if let Some(delta) = self.what.delta() {
+            conflicts::check(self.table, &current, delta).await?;
+        }
+        let draft = match self.draft.take() {
+            Some(draft) => draft,
+            None => self.prepare(&current.metadata).await?,
         };
-        let append = match self.append.take() {
-            Some(append) => append,
-            None => self.prepare(base).await?,
-        };
-        let append = self.append.insert(append);
-        let snapshot = append.write_list(base, attempt).await?;
-        let committed = Committed { snapshot_id: append.snapshot_id, list: snapshot.manifest_list().to_string() };
-        let (requirements, updates) = changes(&head.metadata, self.change, snapshot);
+        let draft = self.draft.insert(draft);
+        let (nothing, delta) = (HashSet::new(), self.what.delta());
+        let removed = delta.map_or(&nothing, |delta| &delta.removed);
+        let operation = delta.map_or(Operation::Append, |delta| delta.operation.clone());
+        let Attempt { snapshot, written } = draft.write_list(&current, attempt, removed, operation).await?;
+        let committed = Committed { snapshot_id: draft.snapshot_id, list: snapshot.manifest_list().to_string() };
+        let (requirements, updates) = changes(&head.metadata, self.what.replacement(), snapshot);
         let outcome = self.catalog.commit(name, head, requirements, updates).await;
         self.absent = matches!(outcome, CommitOutcome::Rejected(_));
         match outcome {
             CommitOutcome::Committed => Ok(committed),
             CommitOutcome::Rejected(error) => {
-                self.refused_lists.push(committed.list);
+                self.refused.push(written);
                 Err(Failed::Finally(error))
             }
             CommitOutcome::Conflict(error) => {
-                self.refused_lists.push(committed.list);
+                self.refused.push(written);
                 Err(Failed::ForNow(error))
             }
             CommitOutcome::Unknown(error) => {
@@ -215,8 +270,8 @@ impl<'a> Commit<'a> {
         })
     }
 
-    /// Whether it still is the table that was written for.
-    fn check(&self, head: &TableHead) -> Result<()> {
+    /// The table as the change finds it, if it still is the one that was written for.
+    fn current(&self, head: &TableHead) -> Result<LoadedTable> {
         if head.metadata.uuid() != self.table.metadata.uuid() {
             let message = format!("table {} was dropped and created anew", self.table.full_name());
             return Err(Error::new(ErrorCode::CommitConflict, message).with_hint("run the statement again"));
@@ -227,36 +282,45 @@ impl<'a> Commit<'a> {
             metadata: head.metadata.clone(),
             ..self.table.clone()
         };
-        current.check_writable()
+        current.check_writable()?;
+        match self.what.replacement() {
+            Some(change) => {
+                Ok(LoadedTable { snapshot: None, metadata: Arc::new(change.apply(&head.metadata)?), ..current })
+            }
+            None => Ok(current),
+        }
     }
 
     /// Deletes what no snapshot names and none will: the lists of attempts in vain, after a definite failure everything.
     async fn clean_up(&mut self, committed: Option<&Committed>) {
-        let mut orphans = std::mem::take(&mut self.refused_lists);
+        let mut refused = std::mem::take(&mut self.refused);
+        if let Some(committed) = committed {
+            refused.retain(|written| written.last() != Some(&committed.list));
+        }
+        let mut orphans: Vec<String> = refused.into_iter().flatten().collect();
         match committed {
-            Some(committed) => orphans.retain(|list| *list != committed.list),
+            Some(_) => {}
             None if self.unknown_until.is_some() || !self.absent => {
                 let table = self.table.full_name();
                 tracing::warn!(%table, query = %self.query, "the state of a commit is unknown, its files are kept");
                 return;
             }
             None => {
-                orphans.extend(self.append.as_ref().and_then(Append::manifest).map(str::to_string));
+                orphans.extend(self.draft.iter().flat_map(Draft::manifests).map(str::to_string));
                 orphans.extend(self.files.iter().map(|file| file.data_file.file_path().to_string()));
             }
         }
         self.table.objects.discard(orphans).await;
     }
 
-    async fn prepare(&self, base: &TableMetadata) -> Result<Append<'a>> {
-        // What the tasks wrote follows the spec that the table had when it was loaded.
-        let spec = self.table.metadata.default_partition_spec_id();
-        Append::prepare(&self.table.objects, self.query, base, spec, self.files).await
+    async fn prepare(&self, base: &TableMetadata) -> Result<Draft<'a>> {
+        let sequence_number = self.what.delta().and_then(|delta| delta.sequence_number);
+        Draft::prepare(&self.table.objects, self.query, base, self.files, sequence_number).await
     }
 
     fn explain(&self, error: Error) -> Error {
         if self.unknown_until.is_some() {
-            let message = format!("nobody knows whether the rows were added to table {}", self.table.full_name());
+            let message = format!("nobody knows whether the change of table {} was made", self.table.full_name());
             return Error::new(ErrorCode::CommitStateUnknown, message)
                 .with_hint(format!("look for {QUERY_ID} = {} in the table's snapshots", self.query))
                 .with_source(error);

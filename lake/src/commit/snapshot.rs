@@ -1,6 +1,6 @@
-//! The files and records of one appending snapshot: manifests, manifest list, summary.
+//! The files and records of one snapshot: manifests, manifest list, summary.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,9 +12,10 @@ use iceberg::spec::{
 use townlake_common::{Error, ErrorCode, QueryId, Result};
 use uuid::Uuid;
 
-use crate::plan::manifests;
-use crate::plan::may_be_live;
-use crate::{ObjectAccess, WrittenFile};
+use super::delta::is_delete;
+use super::removal::{self, Kept};
+use crate::plan::{manifests, may_be_live};
+use crate::{LoadedTable, ObjectAccess, WrittenFile};
 
 /// The key in a snapshot's summary that makes a commit recognisable: one query commits once.
 pub(super) const QUERY_ID: &str = "town.query-id";
@@ -30,56 +31,80 @@ const TOTALS: [(&str, &str, &str); 6] = [
     ("total-equality-deletes", "added-equality-deletes", "removed-equality-deletes"),
 ];
 
-/// An append on its way: its manifest is written once and goes into the manifest list of each attempt.
-pub(super) struct Append<'a> {
+/// A snapshot on its way: the manifests of the files that come are written once and go into the list of each attempt.
+pub(super) struct Draft<'a> {
     objects: &'a ObjectAccess,
     query: &'a QueryId,
     files: &'a [WrittenFile],
-    spec: PartitionSpecRef,
     pub snapshot_id: i64,
     commit: Uuid,
-    /// `None` without files.
-    manifest: Option<ManifestFile>,
+    /// None without files.
+    manifests: Vec<ManifestFile>,
 }
 
-impl<'a> Append<'a> {
-    /// Writes the manifest of files that follow the partition spec `spec_id`.
+/// What one attempt has written.
+pub(super) struct Attempt {
+    pub snapshot: Snapshot,
+    /// The list, and manifests that are in no other attempt's.
+    pub written: Vec<String>,
+}
+
+impl<'a> Draft<'a> {
+    /// Writes the manifests of the files: one for each partition spec, of data and of deletes. `sequence_number` is that of
+    /// the data; by default the snapshot's.
     ///
-    /// Errors: `COMMIT_CONFLICT` when the table has not that spec any more; those of the object store.
+    /// Errors: `COMMIT_CONFLICT` when the table has not a spec any more; those of the object store.
     pub async fn prepare(
         objects: &'a ObjectAccess,
         query: &'a QueryId,
         base: &TableMetadata,
-        spec_id: i32,
         files: &'a [WrittenFile],
+        sequence_number: Option<i64>,
     ) -> Result<Self> {
-        let spec = base.partition_spec_by_id(spec_id).cloned().ok_or_else(|| {
-            let message = format!("the partition spec {spec_id} was removed while rows were written for it");
-            Error::new(ErrorCode::CommitConflict, message)
-        })?;
         let (snapshot_id, commit) = (fresh_snapshot_id(base), Uuid::new_v4());
-        let mut manifest = None;
-        if !files.is_empty() {
-            let uri = format!("{}/metadata/{commit}-m0.avro", base.location());
-            let encoded = encode_manifest(base, &spec, snapshot_id, files).await;
-            let (encoded, bytes) = encoded.map_err(|error| not_encoded(&uri, error))?;
-            objects.write(&uri, bytes).await?;
-            manifest = Some(ManifestFile { manifest_path: uri, ..encoded });
+        let mut draft = Self { objects, query, files, snapshot_id, commit, manifests: Vec::new() };
+        let mut groups: BTreeMap<(bool, i32), Vec<&WrittenFile>> = BTreeMap::new();
+        for file in files {
+            groups.entry((is_delete(file), file.spec_id)).or_default().push(file);
         }
-        Ok(Self { objects, query, files, spec, snapshot_id, commit, manifest })
+        for (number, ((deletes, spec_id), files)) in groups.into_iter().enumerate() {
+            let spec = spec_of(base, spec_id)?;
+            let uri = format!("{}/metadata/{commit}-m{number}.avro", base.location());
+            let sequence = sequence_number.filter(|_| !deletes).unwrap_or(INHERITED);
+            let encoded = encode_manifest(base, &spec, snapshot_id, deletes, &files, sequence).await;
+            let (encoded, bytes) = encoded.map_err(|error| not_encoded(&uri, error))?;
+            // Noted first: a request may have reached the store although it failed.
+            draft.manifests.push(ManifestFile { manifest_path: uri.clone(), ..encoded });
+            if let Err(error) = objects.write(&uri, bytes).await {
+                objects.discard(draft.manifests().map(str::to_string).collect()).await;
+                return Err(error);
+            }
+        }
+        Ok(draft)
     }
 
-    /// Writes the manifest list on top of `base` and returns the snapshot that names it.
-    pub async fn write_list(&self, base: &TableMetadata, attempt: usize) -> Result<Snapshot> {
+    /// Writes the manifest list on top of `table`, without the files of `removed`, and returns the snapshot that names it.
+    ///
+    /// Errors: those of [`removal::without`] and of the object store.
+    pub async fn write_list(
+        &self,
+        table: &LoadedTable,
+        attempt: usize,
+        removed: &HashSet<String>,
+        operation: Operation,
+    ) -> Result<Attempt> {
+        let base = table.metadata.as_ref();
         let version = base.format_version();
-        let parent = base.current_snapshot();
-        let mut listed: Vec<ManifestFile> = self.manifest.iter().cloned().collect();
-        if let Some(parent) = parent {
-            let kept = manifests::list(self.objects, parent, version).await?;
-            listed.extend(kept.into_iter().filter(may_be_live));
+        let mut listed = self.manifests.clone();
+        let mut kept = Kept::default();
+        if let Some(parent) = &table.snapshot {
+            let all = manifests::list(self.objects, parent, version).await?;
+            let live = all.iter().filter(|manifest| may_be_live(manifest)).cloned().collect();
+            kept = removal::without(table, live, removed, self.snapshot_id).await?;
+            listed.append(&mut kept.manifests);
         }
         let uri = format!("{}/metadata/snap-{}-{attempt}-{}.avro", base.location(), self.snapshot_id, self.commit);
-        let parent_id = parent.map(|snapshot| snapshot.snapshot_id());
+        let parent_id = table.snapshot_id();
         let sequence_number = base.next_sequence_number();
         let bytes = encode_list(version, self.snapshot_id, parent_id, sequence_number, listed)
             .await
@@ -87,36 +112,49 @@ impl<'a> Append<'a> {
         self.objects.write(&uri, bytes).await?;
         // A clock behind the last writer's must not run the table's history backwards.
         let timestamp = chrono::Utc::now().timestamp_millis().max(base.last_updated_ms());
-        Ok(Snapshot::builder()
+        let snapshot = Snapshot::builder()
             .with_snapshot_id(self.snapshot_id)
             .with_parent_snapshot_id(parent_id)
             .with_sequence_number(sequence_number)
             .with_timestamp_ms(timestamp)
-            .with_manifest_list(uri)
-            .with_summary(self.summary(base))
+            .with_manifest_list(uri.clone())
+            .with_summary(self.summary(base, &kept, operation)?)
             .with_schema_id(base.current_schema_id())
-            .build())
+            .build();
+        kept.written.push(uri);
+        Ok(Attempt { snapshot, written: kept.written })
     }
 
-    fn summary(&self, base: &TableMetadata) -> Summary {
+    fn summary(&self, base: &TableMetadata, kept: &Kept, operation: Operation) -> Result<Summary> {
         let mut collector = SnapshotSummaryCollector::default();
         let limit = base.properties().get(PARTITION_SUMMARY_LIMIT).and_then(|limit| limit.parse().ok());
         collector.set_partition_summary_limit(limit.unwrap_or(0));
         for file in self.files {
-            collector.add_file(&file.data_file, Arc::clone(base.current_schema()), Arc::clone(&self.spec));
+            let spec = spec_of(base, file.spec_id)?;
+            collector.add_file(&file.data_file, Arc::clone(base.current_schema()), spec);
+        }
+        for (file, spec_id) in &kept.removed {
+            collector.remove_file(file, Arc::clone(base.current_schema()), spec_of(base, *spec_id)?);
         }
         let mut properties = collector.build();
         properties.insert(QUERY_ID.to_string(), self.query.to_string());
         properties.insert("engine-name".to_string(), "townlake".to_string());
         let previous = base.current_snapshot().map(|snapshot| &snapshot.summary().additional_properties);
         add_totals(&mut properties, previous);
-        Summary { operation: Operation::Append, additional_properties: properties }
+        Ok(Summary { operation, additional_properties: properties })
     }
 
-    /// Where the manifest is; `None` without files.
-    pub fn manifest(&self) -> Option<&str> {
-        self.manifest.as_ref().map(|manifest| manifest.manifest_path.as_str())
+    /// Where the manifests of the files are.
+    pub fn manifests(&self) -> impl Iterator<Item = &str> {
+        self.manifests.iter().map(|manifest| manifest.manifest_path.as_str())
     }
+}
+
+fn spec_of(base: &TableMetadata, id: i32) -> Result<PartitionSpecRef> {
+    base.partition_spec_by_id(id).cloned().ok_or_else(|| {
+        let message = format!("the partition spec {id} was removed while rows were written for it");
+        Error::new(ErrorCode::CommitConflict, message)
+    })
 }
 
 /// For the writer: the sequence number is the snapshot's, known only when the list is written.
@@ -126,7 +164,9 @@ async fn encode_manifest(
     base: &TableMetadata,
     spec: &PartitionSpecRef,
     snapshot_id: i64,
-    files: &[WrittenFile],
+    deletes: bool,
+    files: &[&WrittenFile],
+    sequence_number: i64,
 ) -> std::result::Result<(ManifestFile, Bytes), iceberg::Error> {
     const NAME: &str = "memory://manifest";
     let memory = FileIO::new_with_memory();
@@ -135,10 +175,11 @@ async fn encode_manifest(
     let builder = ManifestWriterBuilder::new(output, Some(snapshot_id), schema, spec.as_ref().clone());
     let mut writer = match base.format_version() {
         FormatVersion::V1 => builder.build_v1(),
+        _ if deletes => builder.build_v2_deletes(),
         _ => builder.build_v2_data(),
     };
     for file in files {
-        writer.add_file(file.data_file.clone(), INHERITED)?;
+        writer.add_file(file.data_file.clone(), sequence_number)?;
     }
     let manifest = writer.write_manifest_file().await?;
     Ok((manifest, memory.new_input(NAME)?.read().await?))
@@ -163,7 +204,7 @@ async fn encode_list(
     memory.new_input(NAME)?.read().await
 }
 
-fn not_encoded(uri: &str, error: iceberg::Error) -> Error {
+pub(super) fn not_encoded(uri: &str, error: iceberg::Error) -> Error {
     Error::new(ErrorCode::Internal, format!("{uri} cannot be encoded: {}", error.message())).with_source(error)
 }
 

@@ -262,7 +262,8 @@ async fn an_attempt_that_takes_all_the_time_is_looked_up_all_the_same() {
         let lake = lake().await;
         let lossy = Lossy { away: AtomicUsize::new(2), ..Lossy::new(&lake, happens).await };
         let (table, written) = (lake.load("t").await, real_file(&lake, "a"));
-        let result = super::once(HASTE, &lossy, &table, None, &data(&lake, "a"), &QueryId::generate()).await;
+        let result =
+            super::once(HASTE, &lossy, &table, super::What::Append, &data(&lake, "a"), &QueryId::generate()).await;
         assert_eq!(lossy.away.load(Ordering::SeqCst), 0, "it was looked for until the catalog was back");
         let table = lake.load("t").await;
         match result {
@@ -282,7 +283,9 @@ async fn a_commit_that_happened_and_is_answered_by_conflict_keeps_its_files() {
         let lake = lake().await;
         let lossy = Lossy { answer: CommitOutcome::Conflict, ..Lossy::new(&lake, true).await };
         let (table, written) = (lake.load("t").await, real_file(&lake, "a"));
-        let id = super::once(limits, &lossy, &table, None, &data(&lake, "a"), &QueryId::generate()).await.unwrap();
+        let id = super::once(limits, &lossy, &table, super::What::Append, &data(&lake, "a"), &QueryId::generate())
+            .await
+            .unwrap();
         let table = lake.load("t").await;
         assert_eq!((table.snapshot_id(), lists(&lake)), (Some(id), 1));
         assert_eq!(plan_files(&table, &[]).await.unwrap().files.len(), 1, "the manifest list is there");
@@ -295,7 +298,7 @@ async fn a_conflict_at_the_end_of_the_time_is_definite_and_leaves_nothing() {
     let lake = lake().await;
     let lossy = Lossy { answer: CommitOutcome::Conflict, ..Lossy::new(&lake, false).await };
     let (table, written) = (lake.load("t").await, real_file(&lake, "a"));
-    let result = super::once(HASTE, &lossy, &table, None, &data(&lake, "a"), &QueryId::generate()).await;
+    let result = super::once(HASTE, &lossy, &table, super::What::Append, &data(&lake, "a"), &QueryId::generate()).await;
     assert_eq!(result.unwrap_err().code(), ErrorCode::SourceUnavailable, "the catalog's error, as it is");
     assert!(!written.exists() && lists(&lake) == 0);
 }
@@ -349,9 +352,7 @@ async fn a_replacement_is_one_commit_and_the_past_stays() {
     let id = crate::schema::field_id(written_for.arrow_schema.field(0));
     assert_eq!(id, Some(3), "ids of the past are not given again");
     let spec = written_for.metadata.default_partition_spec_id();
-    let files = vec![file(&lake.location("t"), "b", Struct::empty(), |builder| {
-        builder.partition_spec_id(spec);
-    })];
+    let files = vec![WrittenFile { spec_id: spec, ..file(&lake.location("t"), "b", Struct::empty(), |_| {}) }];
     let query = QueryId::generate();
     let second = lake.catalog.commit_replace(&replacement, files.clone(), &query).await.unwrap();
     assert_eq!(

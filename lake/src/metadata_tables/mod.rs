@@ -169,7 +169,9 @@ impl PartitionStream for Rows {
 /// The manifests of the table's snapshot; none while it is empty.
 async fn manifests_of(table: Arc<LoadedTable>) -> Result<Vec<ManifestFile>> {
     match &table.snapshot {
-        Some(snapshot) => read::list(&table.objects, snapshot, table.metadata.format_version()).await,
+        Some(snapshot) => read::list(&table.objects, snapshot, table.metadata.format_version())
+            .await
+            .map(|list| list.as_ref().clone()),
         None => Ok(Vec::new()),
     }
 }
@@ -199,8 +201,9 @@ async fn show_manifest<T: Send + 'static>(
         return Err(crate::format::unsupported(&table, "is encrypted"));
     }
     let bytes = table.objects.read(&manifest.manifest_path).await?;
-    let decode = move || Manifest::parse_avro(&bytes).map(|decoded| show(&manifest, &decoded));
-    read::blocking(table.full_name(), decode).await?
+    let uri = manifest.manifest_path.clone();
+    let decode = move |bytes: &[u8]| Manifest::parse_avro(bytes).map(|decoded| show(&manifest, &decoded));
+    read::decode(uri, bytes, decode).await?
 }
 
 fn required(name: &str, data_type: DataType) -> Field {

@@ -1,8 +1,18 @@
 //! From a snapshot to the data files that a query must read.
 
+mod avro_guard;
 pub(crate) mod bounds;
+#[cfg(test)]
+mod delete_tests;
+pub(crate) mod deletes;
+pub(crate) mod file_bounds;
 pub(crate) mod manifests;
+#[cfg(test)]
+mod metadata_tests;
+pub(crate) mod partition_filters;
 mod pruning;
+#[cfg(test)]
+mod pruning_proof_tests;
 #[cfg(test)]
 mod tests;
 
@@ -10,44 +20,41 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::logical_expr::Expr;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use iceberg::spec::{
     Datum, ManifestContentType, ManifestFile, PartitionField, PrimitiveLiteral, PrimitiveType, Transform, Type,
 };
-use townlake_common::Result;
+use townlake_common::{Error, ErrorCode, Result};
 
+use self::file_bounds::FileBounds;
 use self::manifests::ManifestFiles;
-use self::pruning::{Buckets, Container, Pruner};
+use self::pruning::{Buckets, Containers, Pruner};
 use crate::format::unsupported;
 use crate::{ColumnBounds, FilePlan, LoadedTable, PlannedFile};
 
 /// Manifests that are fetched and decoded at the same time.
 const MANIFESTS_AT_ONCE: usize = 16;
 
-/// The live data files of the table's snapshot that can hold rows that match all `filters`.
+/// The live data files of the table's snapshot that can hold rows that match all `filters`, each with the delete files that
+/// apply to it.
 ///
-/// Errors: `FORMAT_NOT_SUPPORTED` naming table and feature for whatever would be read wrongly: row-level deletes anywhere
-/// in the snapshot, encryption, default values, files that are not Parquet.
+/// Errors: `FORMAT_NOT_SUPPORTED` naming table and feature for whatever would be read wrongly: equality deletes on nested
+/// columns, encryption, default values, files that are not Parquet. `DATA_CORRUPT` for a manifest that holds other files
+/// than the manifest list says.
 pub async fn plan_files(table: &LoadedTable, filters: &[Expr]) -> Result<FilePlan> {
     table.check_readable()?;
     let Some(snapshot) = &table.snapshot else { return Ok(FilePlan::default()) };
     let manifests = manifests::list(&table.objects, snapshot, table.metadata.format_version()).await?;
     let (deletes, data): (Vec<_>, Vec<_>) =
-        manifests.into_iter().filter(may_be_live).partition(|m| m.content == ManifestContentType::Deletes);
-    for manifest in &deletes {
-        refuse(table, manifests::files(table, manifest).await?.as_ref())?;
-    }
+        manifests.iter().filter(|m| may_be_live(m)).cloned().partition(|m| m.content == ManifestContentType::Deletes);
 
     let pruner = Pruner::new(filters, Arc::clone(&table.iceberg_schema), Arc::clone(&table.arrow_schema));
     let counted: u64 = data.iter().map(live_files).sum();
     let kept = keep_manifests(table, &pruner, &data);
     let mut plan = FilePlan { pruned_manifests: data.len() - kept.len(), ..FilePlan::default() };
-    let mut opened = stream::iter(kept)
-        .map(|manifest| async move { manifests::files(table, &manifest).await })
-        .buffer_unordered(MANIFESTS_AT_ONCE);
+    let mut opened = open(table, kept);
     let mut seen = 0;
     while let Some(manifest) = opened.try_next().await? {
-        refuse(table, &manifest)?;
         seen += manifest.files.len();
         let files = keep_files(&pruner, &manifest);
         plan.pruned_files += manifest.files.len() - files.len();
@@ -55,11 +62,32 @@ pub async fn plan_files(table: &LoadedTable, filters: &[Expr]) -> Result<FilePla
     }
     plan.total_files = seen.max(usize::try_from(counted).unwrap_or(usize::MAX));
     plan.files.sort_by(|a, b| a.path.cmp(&b.path));
+    // Deletes of a partition apply to data of that partition: where no row there can match, neither is needed.
+    let manifests: Vec<_> = open(table, keep_manifests(table, &pruner, &deletes)).try_collect().await?;
+    deletes::assign(&mut plan, manifests.iter().flat_map(|manifest| &manifest.deletes));
     Ok(plan)
 }
 
-fn refuse(table: &LoadedTable, manifest: &ManifestFiles) -> Result<()> {
-    manifest.refused.map_or(Ok(()), |feature| Err(unsupported(table, feature)))
+/// The manifests as they arrive, unless something in one of them is refused.
+fn open(
+    table: &LoadedTable,
+    manifests: Vec<ManifestFile>,
+) -> impl Stream<Item = Result<Arc<ManifestFiles>>> + Unpin + Send {
+    let open = move |manifest| async move {
+        let files = manifests::files(table, &manifest).await?;
+        files.refused.as_ref().map_or(Ok(()), |feature| Err(unsupported(table, feature)))?;
+        // Read as the other kind, they would bring rows back, or lose them.
+        let (misplaced, kind) = match manifest.content {
+            ManifestContentType::Data => (!files.deletes.is_empty(), "data"),
+            ManifestContentType::Deletes => (!files.files.is_empty(), "delete"),
+        };
+        if misplaced {
+            let message = format!("the manifest {} should have {kind} files only", manifest.manifest_path);
+            return Err(Error::new(ErrorCode::DataCorrupt, message));
+        }
+        Ok(files)
+    };
+    Box::pin(stream::iter(manifests).map(open).buffer_unordered(MANIFESTS_AT_ONCE))
 }
 
 /// A manifest whose counts are missing is taken to have live files.
@@ -72,11 +100,9 @@ fn live_files(manifest: &ManifestFile) -> u64 {
 }
 
 fn keep_manifests(table: &LoadedTable, pruner: &Pruner, manifests: &[ManifestFile]) -> Vec<ManifestFile> {
-    let summaries: Vec<_> = manifests.iter().map(|manifest| summary(table, manifest)).collect();
-    let containers =
-        summaries.iter().map(|(columns, buckets)| Container { columns, rows: None, buckets: buckets.clone() });
-    let containers: Vec<_> = containers.collect();
-    let keep = pruner.may_match(&containers);
+    let (bounds, buckets): (Vec<_>, Vec<_>) = manifests.iter().map(|manifest| summary(table, manifest)).unzip();
+    let bounds = FileBounds::new(&bounds);
+    let keep = pruner.may_match(&Containers { bounds: &bounds, count: manifests.len(), rows: None, buckets });
     manifests.iter().zip(keep).filter(|(_, keep)| *keep).map(|(manifest, _)| manifest.clone()).collect()
 }
 
@@ -125,16 +151,18 @@ fn bucket_range(field: &PartitionField, low: &PrimitiveLiteral, high: &Primitive
 }
 
 fn keep_files(pruner: &Pruner, manifest: &ManifestFiles) -> Vec<PlannedFile> {
-    let containers: Vec<_> = manifest.files.iter().map(|file| container(file, manifest)).collect();
-    let keep = pruner.may_match(&containers);
+    let with_buckets = manifest.spec.fields().iter().any(|field| matches!(field.transform, Transform::Bucket(_)));
+    let buckets = manifest.files.iter().filter(|_| with_buckets).map(|file| buckets(file, manifest)).collect();
+    let (count, rows) = (manifest.files.len(), Some(Arc::clone(&manifest.rows)));
+    let keep = pruner.may_match(&Containers { bounds: &manifest.bounds, count, rows, buckets });
     manifest.files.iter().zip(keep).filter(|(_, keep)| *keep).map(|(file, _)| file.clone()).collect()
 }
 
-fn container<'a>(file: &'a PlannedFile, manifest: &ManifestFiles) -> Container<'a> {
+fn buckets(file: &PlannedFile, manifest: &ManifestFiles) -> Vec<Buckets> {
     let fields = manifest.spec.fields().iter().zip(file.partition.fields());
     let buckets = fields.filter_map(|(field, value)| {
         let value = value.as_ref()?.as_primitive_literal()?;
         bucket_range(field, &value, &value)
     });
-    Container { columns: &file.columns, rows: Some(file.record_count), buckets: buckets.collect() }
+    buckets.collect()
 }

@@ -20,13 +20,15 @@ use iceberg::spec::{PrimitiveLiteral, Schema, Transform};
 use iceberg::transform::create_transform_function;
 
 use super::bounds::datum;
-use crate::ColumnBounds;
+use super::file_bounds::FileBounds;
 
-/// What is known of all rows of a manifest or a file.
-pub(super) struct Container<'a> {
-    pub columns: &'a HashMap<i32, ColumnBounds>,
-    pub rows: Option<u64>,
-    pub buckets: Vec<Buckets>,
+/// What is known of all rows of each of some manifests or files.
+pub(super) struct Containers<'a> {
+    pub bounds: &'a FileBounds,
+    pub count: usize,
+    pub rows: Option<Arc<UInt64Array>>,
+    /// Of each container; empty where no column is in buckets.
+    pub buckets: Vec<Vec<Buckets>>,
 }
 
 /// The buckets of a column that rows of a container can be in: `low ..= high` of `count`.
@@ -56,8 +58,8 @@ impl Pruner {
     }
 
     /// For each container, whether it may hold a matching row.
-    pub fn may_match(&self, containers: &[Container<'_>]) -> Vec<bool> {
-        let keep_all = || vec![true; containers.len()];
+    pub fn may_match(&self, containers: &Containers<'_>) -> Vec<bool> {
+        let keep_all = || vec![true; containers.count];
         let Some(predicate) = &self.predicate else { return keep_all() };
         let statistics = Statistics { pruner: self, containers };
         predicate.prune(&statistics).unwrap_or_else(|error| {
@@ -78,21 +80,12 @@ fn physical(filters: &[Expr], schema: &SchemaRef) -> Option<Arc<dyn PhysicalExpr
 
 struct Statistics<'a> {
     pruner: &'a Pruner,
-    containers: &'a [Container<'a>],
+    containers: &'a Containers<'a>,
 }
 
 impl Statistics<'_> {
-    fn bounds(&self, column: &Column, pick: impl Fn(&ColumnBounds) -> Option<&ScalarValue>) -> Option<ArrayRef> {
-        let id = self.field_id(column)?;
-        let null = ScalarValue::try_from(self.pruner.arrow.field_with_name(&column.name).ok()?.data_type()).ok()?;
-        let mut known = false;
-        let values = self.containers.iter().map(|container| {
-            let value = container.columns.get(&id).and_then(&pick);
-            known |= value.is_some();
-            value.cloned().unwrap_or_else(|| null.clone())
-        });
-        let values: Vec<_> = values.collect();
-        if known { ScalarValue::iter_to_array(values).ok() } else { None }
+    fn bounds(&self, column: &Column, pick: fn(&FileBounds, i32) -> Option<&ArrayRef>) -> Option<ArrayRef> {
+        pick(self.containers.bounds, self.field_id(column)?).cloned()
     }
 
     fn field_id(&self, column: &Column) -> Option<i32> {
@@ -117,37 +110,39 @@ impl Statistics<'_> {
 
 impl PruningStatistics for Statistics<'_> {
     fn min_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.bounds(column, |bounds| bounds.lower.as_ref())
+        self.bounds(column, FileBounds::lower)
     }
 
     fn max_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.bounds(column, |bounds| bounds.upper.as_ref())
+        self.bounds(column, FileBounds::upper)
     }
 
     fn num_containers(&self) -> usize {
-        self.containers.len()
+        self.containers.count
     }
 
     fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
-        let id = self.field_id(column)?;
-        let counts = self.containers.iter().map(|container| container.columns.get(&id)?.null_count);
-        Some(Arc::new(UInt64Array::from_iter(counts)))
+        let counts = self.containers.bounds.null_counts(self.field_id(column)?)?;
+        Some(Arc::new(counts.clone()))
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
-        Some(Arc::new(UInt64Array::from_iter(self.containers.iter().map(|container| container.rows))))
+        Some(Arc::clone(self.containers.rows.as_ref()?) as ArrayRef)
     }
 
     #[allow(clippy::mutable_key_type)] // the signature is the trait's
     fn contained(&self, column: &Column, values: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        if self.containers.buckets.is_empty() {
+            return None;
+        }
         let id = self.field_id(column)?;
         let data_type = self.pruner.arrow.field_with_name(&column.name).ok()?.data_type();
         // Null is in no bucket and no row equals it.
         let values = values.iter().filter(|value| !value.is_null()).map(|value| value.cast_to(data_type));
         let values = values.collect::<Result<Vec<_>, _>>().ok()?;
         let mut by_count: HashMap<u32, Option<HashSet<i32>>> = HashMap::new();
-        let contained = self.containers.iter().map(|container| {
-            let ours = container.buckets.iter().filter(|buckets| buckets.column == id);
+        let contained = self.containers.buckets.iter().map(|buckets| {
+            let ours = buckets.iter().filter(|buckets| buckets.column == id);
             let mut impossible = false;
             for buckets in ours {
                 let wanted =

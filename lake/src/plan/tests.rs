@@ -3,8 +3,7 @@
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, col, lit};
-use iceberg::spec::{DataContentType, DataFileBuilder, DataFileFormat, Datum, Literal, Struct};
-use townlake_common::ErrorCode;
+use iceberg::spec::{Datum, Literal, Struct};
 
 use crate::testing::{Lake, file};
 use crate::{PartitionField, plan_files};
@@ -42,8 +41,8 @@ async fn bounds_prune_files() {
     assert_eq!(read(&lake, col("x").eq(lit(-0.0))).await, ["a", "b", "c"]);
     let table = lake.load("t").await;
     let plan = plan_files(&table, &[]).await.unwrap();
-    assert_eq!(plan.files[0].columns[&1].null_count, Some(0));
-    assert!(!plan.files[0].columns[&1].exact);
+    assert_eq!(plan.files[0].column(1).null_count, Some(0));
+    assert!(!plan.files[0].column(1).exact);
 }
 
 #[tokio::test]
@@ -75,7 +74,7 @@ async fn identity_day_and_bucket_partitions_prune_manifests_and_files() {
     let table = lake.load("t").await;
     let plan = plan_files(&table, &[col("region").eq(text("us")), col("id").eq(lit(7_i64))]).await.unwrap();
     assert_eq!((plan.files.len(), plan.pruned_manifests, plan.pruned_files), (1, 2, 0));
-    let region = &plan.files[0].columns[&1];
+    let region = &plan.files[0].column(1);
     assert!(region.exact && region.lower == Some(ScalarValue::Utf8View(Some("us".to_string()))));
 }
 
@@ -89,31 +88,6 @@ async fn files_within_one_manifest_are_pruned_by_their_bucket() {
     let wanted = (0..).find(|id| bucket_in(*id, 4) == 3).unwrap();
     assert_eq!(read(&lake, col("id").eq(lit(wanted))).await, ["b"]);
     assert_eq!(read(&lake, col("id").is_null()).await, ["n"]);
-}
-
-#[tokio::test]
-async fn deletes_are_refused_by_name() {
-    let vector = |file: &mut DataFileBuilder| {
-        file.file_format(DataFileFormat::Puffin);
-    };
-    let equal = |file: &mut DataFileBuilder| {
-        file.equality_ids(Some(vec![1]));
-    };
-    type Change = fn(&mut DataFileBuilder);
-    let cases: [(&str, DataContentType, Change); 3] = [
-        ("position deletes", DataContentType::PositionDeletes, |_| {}),
-        ("equality deletes", DataContentType::EqualityDeletes, equal),
-        ("deletion vectors", DataContentType::PositionDeletes, vector),
-    ];
-    for (name, content, more) in cases {
-        let lake = Lake::create(&[("id", DataType::Int64)], &[]).await;
-        lake.append("t", vec![file(&lake.location("t"), "a", Struct::empty(), |_| {})]).await;
-        lake.append_deletes("t", content, more).await;
-        let table = lake.load("t").await;
-        let error = plan_files(&table, &[col("id").eq(lit(1_i64))]).await.unwrap_err();
-        assert_eq!(error.code(), ErrorCode::FormatNotSupported);
-        assert!(error.message().contains("lake.s.t") && error.message().contains(name), "{name}: {error}");
-    }
 }
 
 #[tokio::test]
@@ -132,9 +106,9 @@ async fn partition_values_of_floats_are_constants_and_no_exact_bounds() {
     assert!(matches!(a.constants[&1], ScalarValue::Float32(Some(v)) if v.is_nan()));
     assert_eq!((&a.constants[&2], &b.constants[&2]), (&double(10.1), &double(f64::INFINITY)));
     assert!(matches!(b.constants[&1], ScalarValue::Float32(Some(v)) if v == 0.0 && v.is_sign_negative()));
-    assert!(c.constants.is_empty() && c.columns[&1].null_count == Some(c.record_count));
-    assert_eq!((a.columns[&1].null_count, &a.columns[&1].lower), (Some(0), &None));
-    assert!(!a.columns[&2].exact && a.columns[&2].lower == Some(double(10.1)));
+    assert!(c.constants.is_empty() && c.column(1).null_count == Some(c.record_count));
+    assert_eq!((a.column(1).null_count, &a.column(1).lower), (Some(0), &None));
+    assert!(!a.column(2).exact && a.column(2).lower == Some(double(10.1)));
     assert_eq!(read(&lake, col("d").gt(lit(11.0))).await, ["b"]);
     assert_eq!(read(&lake, col("f").is_null()).await, ["c"]);
 }

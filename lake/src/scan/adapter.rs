@@ -42,7 +42,7 @@ impl FieldIdAdapterFactory {
     }
 
     /// The file's fields with ids. A file with some ids is a file with ids; one with none needs the table's mapping.
-    fn identified(&self, physical: &SchemaRef) -> Result<SchemaRef> {
+    pub(super) fn identified(&self, physical: &SchemaRef) -> Result<SchemaRef> {
         if physical.fields().is_empty() || physical.fields().iter().any(|field| has_ids(field)) {
             return Ok(Arc::clone(physical));
         }

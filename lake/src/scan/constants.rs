@@ -1,21 +1,14 @@
 //! Columns that a data file lacks because its partition says their one value, as in tables that were migrated.
 //!
 //! Most partition values are exact bounds, and the reader makes columns of those by itself. Bounds of floats are not exact:
-//! so their partition values reach the adapter of the file, which fills the columns that the file does not have.
+//! so their partition values reach the adapter of the file, which fills the columns that the file does not have. So does the
+//! number of the file, where it is asked for.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 
-use datafusion::common::{Result, ScalarValue};
-use datafusion_datasource::PartitionedFile;
-use datafusion_datasource::file::FileSource;
-use datafusion_datasource::file_scan_config::FileScanConfig;
-use datafusion_datasource::morsel::{MorselPlanner, Morselizer};
-use object_store::ObjectStore;
+use datafusion::common::ScalarValue;
 use townlake_proto::lake::{Constant, FileConstants as Recipe, constant};
 
-use super::adapter::FieldIdAdapterFactory;
 use super::conform::Defaults;
 
 /// The constants of the files of one store, by the file's key.
@@ -29,19 +22,22 @@ impl FileConstants {
         }
     }
 
-    pub(crate) fn to_recipe(&self) -> Vec<Recipe> {
+    /// Those of the files with these keys.
+    pub(crate) fn to_recipe(&self, keys: &HashSet<&str>) -> Vec<Recipe> {
         let values = |constants: &Defaults| {
             let values = constants.iter().filter_map(|(id, value)| {
                 let value = match value {
                     ScalarValue::Float32(Some(v)) => constant::Value::Real(*v),
                     ScalarValue::Float64(Some(v)) => constant::Value::Double(*v),
+                    ScalarValue::Int64(Some(v)) => constant::Value::Long(*v),
                     _ => return None,
                 };
                 Some(Constant { field_id: *id, value: Some(value) })
             });
             values.collect()
         };
-        self.0.iter().map(|(key, constants)| Recipe { path: key.clone(), values: values(constants) }).collect()
+        let wanted = self.0.iter().filter(|(key, _)| keys.contains(key.as_str()));
+        wanted.map(|(key, constants)| Recipe { path: key.clone(), values: values(constants) }).collect()
     }
 
     /// What [`FileConstants::to_recipe`] wrote.
@@ -51,6 +47,7 @@ impl FileConstants {
                 let value = match constant.value? {
                     constant::Value::Real(v) => ScalarValue::Float32(Some(v)),
                     constant::Value::Double(v) => ScalarValue::Float64(Some(v)),
+                    constant::Value::Long(v) => ScalarValue::Int64(Some(v)),
                 };
                 Some((constant.field_id, value))
             });
@@ -62,33 +59,9 @@ impl FileConstants {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-}
 
-/// Opens each file that has constants with an adapter of its own.
-pub(super) struct PerFile {
-    pub(super) plain: Box<dyn Morselizer>,
-    pub(super) inner: Arc<dyn FileSource>,
-    pub(super) store: Arc<dyn ObjectStore>,
-    /// The scan without its files.
-    pub(super) config: FileScanConfig,
-    pub(super) partition: usize,
-    pub(super) adapter: Arc<FieldIdAdapterFactory>,
-    pub(super) constants: Arc<FileConstants>,
-}
-
-impl fmt::Debug for PerFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PerFile").field("plain", &self.plain).finish_non_exhaustive()
-    }
-}
-
-impl Morselizer for PerFile {
-    fn plan_file(&self, file: PartitionedFile) -> Result<Box<dyn MorselPlanner>> {
-        let Some(constants) = self.constants.0.get(file.object_meta.location.as_ref()) else {
-            return self.plain.plan_file(file);
-        };
-        let mut config = self.config.clone();
-        config.expr_adapter_factory = Some(Arc::new(self.adapter.with_constants(constants)));
-        self.inner.create_morselizer(Arc::clone(&self.store), &config, self.partition)?.plan_file(file)
+    /// Those of the file with this key.
+    pub(super) fn of(&self, key: &str) -> Option<&Defaults> {
+        self.0.get(key)
     }
 }

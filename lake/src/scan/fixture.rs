@@ -8,22 +8,24 @@ use arrow::datatypes::SchemaRef;
 use arrow::util::pretty::pretty_format_batches;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::Result as DFResult;
+use datafusion::common::{DataFusionError, Result as DFResult};
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use iceberg::TableCreation;
 use iceberg::spec::{FormatVersion, Schema, TableMetadataBuilder, UnboundPartitionSpec};
 use tempfile::TempDir;
 use townlake_common::config::Config;
-use townlake_common::{Principal, QueryContext, QueryId};
+use townlake_common::{Error, ErrorCode, Principal, QueryContext, QueryId};
 
 use super::scan_plan;
-use crate::types::{ColumnBounds, FilePlan, LoadedTable, PlannedFile, WrittenFile};
-use crate::{LakeObjects, schema, write_plan, written_files};
+use crate::plan::file_bounds::FileBounds;
+use crate::types::{ColumnBounds, FileEntry, FilePlan, LoadedTable, PlannedFile, WrittenFile};
+use crate::{LakeObjects, codec, schema, write_plan, written_files};
 
 pub(crate) struct Lake {
     pub(crate) folder: TempDir,
@@ -119,7 +121,8 @@ pub(crate) fn planned(files: &[WrittenFile]) -> FilePlan {
     let plan = |file: &WrittenFile| {
         let file = &file.data_file;
         let nulls = file.null_value_counts().iter();
-        PlannedFile {
+        let columns = nulls.map(|(id, n)| (*id, ColumnBounds { null_count: Some(*n), ..Default::default() }));
+        PlannedFile::new(Arc::new(FileEntry {
             path: file.file_path().to_string(),
             size: file.file_size_in_bytes(),
             record_count: file.record_count(),
@@ -127,9 +130,9 @@ pub(crate) fn planned(files: &[WrittenFile]) -> FilePlan {
             partition: file.partition().clone(),
             data_sequence_number: 1,
             split_offsets: vec![],
-            columns: nulls.map(|(id, n)| (*id, ColumnBounds { null_count: Some(*n), ..Default::default() })).collect(),
             constants: BTreeMap::new(),
-        }
+            bounds: (Arc::new(FileBounds::new(&[columns.collect()])), 0),
+        }))
     };
     FilePlan { files: files.iter().map(plan).collect(), total_files: files.len() + 1, ..Default::default() }
 }
@@ -178,4 +181,47 @@ pub(crate) fn register(context: &SessionContext, table: &LoadedTable, plan: File
 pub(crate) async fn sql(context: &SessionContext, text: &str) -> DFResult<String> {
     let rows = context.sql(text).await?.collect().await?;
     Ok(pretty_format_batches(&rows)?.to_string())
+}
+
+/// The code of the typed error inside.
+pub(crate) fn code(error: DataFusionError) -> ErrorCode {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(e) = cause {
+        if let Some(error) = e.downcast_ref::<Error>() {
+            return error.code();
+        }
+        if let Some(DataFusionError::External(inner)) = e.downcast_ref::<DataFusionError>()
+            && let Some(error) = inner.downcast_ref::<Error>()
+        {
+            return error.code();
+        }
+        cause = e.source();
+    }
+    panic!("not a typed error: {error}");
+}
+
+/// The codec as the engine has it, for the lake's nodes alone.
+#[derive(Debug)]
+pub(crate) struct LakeCodec;
+
+impl PhysicalExtensionCodec for LakeCodec {
+    fn try_decode(
+        &self,
+        buf: &[u8],
+        inputs: &[Arc<dyn ExecutionPlan>],
+        ctx: &TaskContext,
+        conv: &dyn PhysicalProtoConverterExtension,
+    ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+        codec::try_decode(buf, inputs, ctx, conv)
+    }
+
+    fn try_encode(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        buf: &mut Vec<u8>,
+        conv: &dyn PhysicalProtoConverterExtension,
+    ) -> datafusion::common::Result<()> {
+        assert!(codec::try_encode(&node, buf, conv)?, "{node:?}");
+        Ok(())
+    }
 }

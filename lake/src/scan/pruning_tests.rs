@@ -9,9 +9,12 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
 use datafusion_datasource::source::DataSourceExec;
 use iceberg::spec::{Literal, NestedField, PrimitiveType, Schema, Type, UnboundPartitionSpec};
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::fixture::{Lake, planned, register, write};
+use crate::plan::bounds;
 use crate::{LoadedTable, schema};
 
 const ROWS: i64 = 200_000;
@@ -54,8 +57,10 @@ async fn answer(context: &SessionContext, query: &str) -> (String, MetricsSet) {
 }
 
 fn scan_metrics(plan: &Arc<dyn ExecutionPlan>) -> Option<MetricsSet> {
-    if plan.is::<DataSourceExec>() {
-        return plan.metrics();
+    // Not one of rows in memory.
+    if let Some(metrics) = plan.metrics().filter(|metrics| metrics.sum_by_name("bytes_scanned").is_some()) {
+        assert!(plan.is::<DataSourceExec>());
+        return Some(metrics);
     }
     plan.children().into_iter().find_map(scan_metrics)
 }
@@ -104,4 +109,71 @@ async fn late_materialisation_filters_rows_while_reading() {
     early.register_table("t", table).unwrap();
     let (same, metrics) = answer(&early, query).await;
     assert_eq!((same, count(&metrics, "pushdown_rows_pruned")), (text, 0));
+}
+
+/// A table of one file with ten row groups; `k` is scattered, so that bounds of groups tell nothing, and has bloom filters.
+async fn scattered(lake: &Lake, context: &SessionContext) {
+    let schema = Schema::builder().with_fields(vec![field(1, "k", PrimitiveType::Long).into()]).build().unwrap();
+    let table = lake.table(schema, UnboundPartitionSpec::builder().build(), &[]);
+    let keys: ArrayRef = Arc::new(Int64Array::from_iter_values((0..10_000).map(|n| n * 7919 % 10_007 * 2)));
+    let rows = RecordBatch::try_new(Arc::clone(&table.arrow_schema), vec![keys]).unwrap();
+    let mut plan = planned(&write(context, &table, vec![vec![rows.clone()]]).await.unwrap());
+    let path = lake.folder.path().join("s/t/data/bloom.parquet");
+    let properties = WriterProperties::builder().set_bloom_filter_enabled(true).set_max_row_group_row_count(Some(1000));
+    let file = std::fs::File::create(&path).unwrap();
+    let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties.build())).unwrap();
+    writer.write(&rows).unwrap();
+    writer.close().unwrap();
+    plan.files[0].path = format!("file://{}", path.display());
+    plan.files[0].size = std::fs::metadata(&path).unwrap().len();
+    register(context, &table, plan);
+}
+
+#[tokio::test]
+async fn bloom_filters_prune_row_groups() {
+    let lake = Lake::new();
+    let context = lake.context(1, false);
+    scattered(&lake, &context).await;
+    let (text, metrics) = answer(&context, "select count(*) as n from t where k = 10000").await;
+    assert!(text.contains("| 1 |"), "{text}");
+    let (groups, kept) = pruned(&metrics, "row_groups_pruned_bloom_filter");
+    assert!(groups >= 8 && kept >= 1, "{groups} {kept}");
+    // Odd numbers lie between the bounds of every group and in none.
+    let (text, metrics) = answer(&context, "select count(*) as n from t where k = 10001").await;
+    assert!(text.contains("| 0 |"), "{text}");
+    assert_eq!(pruned(&metrics, "row_groups_pruned_statistics").0, 0);
+    assert!(pruned(&metrics, "row_groups_pruned_bloom_filter").0 >= 9);
+}
+
+/// A table of ten files; `k` is 0 to 999 in the first one, 1000 to 1999 in the next.
+async fn ten_files(lake: &Lake, context: &SessionContext) {
+    let fields = vec![field(1, "k", PrimitiveType::Long).into(), field(2, "v", PrimitiveType::Long).into()];
+    let schema = Schema::builder().with_fields(fields).build().unwrap();
+    let table = lake.table(schema, UnboundPartitionSpec::builder().build(), &[]);
+    let partition = |n: i64| {
+        let keys: ArrayRef = Arc::new(Int64Array::from_iter_values(n * 1000..(n + 1) * 1000));
+        vec![RecordBatch::try_new(Arc::clone(&table.arrow_schema), vec![Arc::clone(&keys), keys]).unwrap()]
+    };
+    let files = write(context, &table, (0..10).map(partition).collect()).await.unwrap();
+    let mut plan = planned(&files);
+    for (planned, written) in plan.files.iter_mut().zip(&files) {
+        planned.set_column(1, bounds::of_column(&written.data_file, 1, &PrimitiveType::Long));
+    }
+    plan.files.sort_by_key(|file| file.column(1).lower.unwrap().to_string().parse::<i64>().unwrap());
+    register(context, &table, plan);
+}
+
+#[tokio::test]
+async fn dynamic_filters_of_joins_and_of_the_first_rows_reach_the_file_list() {
+    let lake = Lake::new();
+    let context = lake.context(1, false);
+    ten_files(&lake, &context).await;
+    let join = "select sum(t.v) as s from t join (values (4007), (4009)) as x(k) on t.k = x.k";
+    let (text, metrics) = answer(&context, join).await;
+    assert!(text.contains("| 8016 |"), "{text}");
+    assert_eq!(pruned(&metrics, "files_ranges_pruned_statistics"), (9, 1));
+    let (text, metrics) = answer(&context, "select k, v from t order by k limit 2").await;
+    assert!(text.contains("| 0 | 0 |") && text.contains("| 1 | 1 |"), "{text}");
+    let (files, kept) = pruned(&metrics, "files_ranges_pruned_statistics");
+    assert!(files >= 8 && kept >= 1, "{files} {kept}");
 }

@@ -8,7 +8,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_expr::projection::{ProjectionExpr, ProjectionExprs};
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::filter_pushdown::{FilterPushdownPropagation, PushedDown};
@@ -20,11 +20,12 @@ use datafusion_datasource::file_scan_config::{FileScanConfig, FileScanConfigBuil
 use datafusion_datasource::file_stream::FileOpener;
 use datafusion_datasource::morsel::Morselizer;
 use datafusion_datasource::{PartitionedFile, TableSchema};
+use datafusion_datasource_parquet::source::ParquetSource;
 use object_store::ObjectStore;
 
 use super::adapter::FieldIdAdapterFactory;
-use super::constants::PerFile;
-use super::{FileConstants, ScanInfo, nan};
+use super::per_file::PerFile;
+use super::{FileConstants, ScanDeletes, ScanInfo, nan};
 
 /// What a scan of an Iceberg table reads with.
 ///
@@ -33,20 +34,24 @@ use super::{FileConstants, ScanInfo, nan};
 #[derive(Clone)]
 pub(crate) struct IcebergSource {
     inner: Arc<dyn FileSource>,
+    /// The same as `inner` was before any projection: for files of which more columns are read than asked for.
+    unprojected: Arc<dyn FileSource>,
     info: Arc<ScanInfo>,
     adapter: Arc<FieldIdAdapterFactory>,
     constants: Arc<FileConstants>,
+    deletes: Arc<ScanDeletes>,
 }
 
 impl IcebergSource {
-    /// Wraps DataFusion's Parquet source.
+    /// Wraps DataFusion's Parquet source, which has no projection yet.
     pub(crate) fn new(
         inner: Arc<dyn FileSource>,
         info: Arc<ScanInfo>,
         adapter: Arc<FieldIdAdapterFactory>,
         constants: Arc<FileConstants>,
+        deletes: Arc<ScanDeletes>,
     ) -> Self {
-        Self { inner, info, adapter, constants }
+        Self { unprojected: Arc::clone(&inner), inner, info, adapter, constants, deletes }
     }
 
     /// The Parquet source inside.
@@ -62,6 +67,35 @@ impl IcebergSource {
     /// What columns read as that files lack.
     pub(crate) fn constants(&self) -> &FileConstants {
         &self.constants
+    }
+
+    /// The row-level deletes of its files.
+    pub(crate) fn deletes(&self) -> &Arc<ScanDeletes> {
+        &self.deletes
+    }
+
+    pub(super) fn adapter(&self) -> &FieldIdAdapterFactory {
+        &self.adapter
+    }
+
+    /// The Parquet source with these columns behind those that it was asked for.
+    pub(super) fn with_more_columns(&self, columns: Vec<Column>) -> Result<Arc<dyn FileSource>> {
+        let Some(parquet) = self.unprojected.downcast_ref::<ParquetSource>() else {
+            return internal_err!("the scan of {} does not read Parquet", self.info.table);
+        };
+        let mut projection: Vec<_> = self.inner.projection().into_iter().flatten().cloned().collect();
+        projection.extend(columns.into_iter().map(|column| {
+            let alias = column.name().to_string();
+            ProjectionExpr { expr: Arc::new(column), alias }
+        }));
+        let source: Arc<dyn FileSource> = match self.inner.filter() {
+            Some(predicate) => Arc::new(parquet.with_predicate(predicate)),
+            None => Arc::clone(&self.unprojected),
+        };
+        match source.try_pushdown_projection(&ProjectionExprs::new(projection))? {
+            Some(source) => Ok(source),
+            None => internal_err!("the scan of {} takes no projection", self.info.table),
+        }
     }
 
     /// A scan of these files with this source. The adapter goes into the configuration here and nowhere else.
@@ -112,20 +146,10 @@ impl FileSource for IcebergSource {
             return internal_err!("the scan of {} lost its field id adapter", self.info.table);
         }
         let plain = self.inner.create_morselizer(Arc::clone(&store), config, partition)?;
-        if self.constants.is_empty() {
+        if self.constants.is_empty() && self.deletes.is_empty() {
             return Ok(plain);
         }
-        let mut without_files = config.clone();
-        without_files.file_groups.clear();
-        Ok(Box::new(PerFile {
-            plain,
-            inner: Arc::clone(&self.inner),
-            store,
-            config: without_files,
-            partition,
-            adapter: Arc::clone(&self.adapter),
-            constants: Arc::clone(&self.constants),
-        }))
+        Ok(Box::new(PerFile::new(plain, self.clone(), store, config, partition)))
     }
 
     fn table_schema(&self) -> &TableSchema {
@@ -133,7 +157,8 @@ impl FileSource for IcebergSource {
     }
 
     fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
-        self.wrap(self.inner.with_batch_size(batch_size))
+        let unprojected = self.unprojected.with_batch_size(batch_size);
+        Arc::new(Self { inner: self.inner.with_batch_size(batch_size), unprojected, ..self.clone() })
     }
 
     fn filter(&self) -> Option<Arc<dyn PhysicalExpr>> {
@@ -156,6 +181,9 @@ impl FileSource for IcebergSource {
         match t {
             DisplayFormatType::Default | DisplayFormatType::Verbose => write!(f, ", {}", self.info)?,
             DisplayFormatType::TreeRender => writeln!(f, "{}", self.info)?,
+        }
+        if !self.deletes.is_empty() && !matches!(t, DisplayFormatType::TreeRender) {
+            write!(f, ", delete_files={}", self.deletes.files())?;
         }
         self.inner.fmt_extra(t, f)
     }

@@ -1,6 +1,5 @@
 //! Scans of files that are older than the table's schema, and their recipes.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -8,22 +7,21 @@ use arrow::array::{
     StringViewArray, StringViewBuilder, StructArray,
 };
 use arrow::datatypes::DataType;
-use datafusion::common::{DataFusionError, ScalarValue};
-use datafusion::execution::TaskContext;
+use datafusion::common::ScalarValue;
 use datafusion::physical_plan::{ExecutionPlan, collect, replace_children_if_necessary};
 use datafusion::prelude::SessionContext;
-use datafusion_proto::physical_plan::{AsExecutionPlan, PhysicalExtensionCodec, PhysicalProtoConverterExtension};
+use datafusion_proto::physical_plan::AsExecutionPlan;
 use datafusion_proto::protobuf::PhysicalPlanNode;
 use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
 use iceberg::spec::{
     ListType, Literal, MapType, NestedField, PrimitiveType, Schema, StructType, Type, UnboundPartitionSpec,
 };
+use townlake_common::ErrorCode;
 use townlake_common::config::Config;
-use townlake_common::{Error, ErrorCode};
 
-use super::fixture::{Lake, context_over, planned, register, sql, write};
+use super::fixture::{Lake, LakeCodec, code, context_over, planned, register, sql, write};
 use crate::types::{ColumnBounds, FilePlan, LoadedTable};
-use crate::{LakeObjects, LakeTable, codec, schema};
+use crate::{LakeObjects, LakeTable, schema};
 
 fn primitive(t: PrimitiveType) -> Type {
     Type::Primitive(t)
@@ -224,8 +222,8 @@ async fn constants_of_a_partition_stand_for_columns_that_a_file_lacks() {
     let (table, mut plan) = evolved(&lake, &context).await;
     let value = Some(ScalarValue::Utf8View(Some("here".to_string())));
     let constant = ColumnBounds { null_count: Some(0), lower: value.clone(), upper: value, exact: true };
-    plan.files[0].columns.insert(101, constant);
-    plan.files[1].columns.insert(101, ColumnBounds { null_count: Some(3), ..Default::default() });
+    plan.files[0].set_column(101, constant);
+    plan.files[1].set_column(101, ColumnBounds { null_count: Some(3), ..Default::default() });
     register(&context, &table, plan);
     let text = sql(&context, "select gone, count(name) as n from t group by gone order by gone").await.unwrap();
     assert!(text.contains("| here | 3 |") && text.contains("|      | 3 |"), "{text}");
@@ -319,7 +317,7 @@ async fn files_without_ids_need_a_name_mapping() {
     let mut plan = planned(&write(&context, &table, vec![vec![rows(1)]]).await.unwrap());
     plan.files[0].path = format!("file://{}", file.display());
     plan.files[0].size = std::fs::metadata(&file).unwrap().len();
-    plan.files[0].columns = HashMap::new();
+    plan.files[0].bounds = Default::default();
     register(&context, &table, plan.clone());
     assert_eq!(code(sql(&context, "select id from t").await.unwrap_err()), ErrorCode::FormatNotSupported);
 
@@ -346,48 +344,6 @@ async fn a_scan_for_nobody_is_refused() {
     let context = SessionContext::new();
     context.register_table("t", LakeTable::new(Arc::new(table))).unwrap();
     assert_eq!(code(sql(&context, "select * from t").await.unwrap_err()), ErrorCode::Internal);
-}
-
-fn code(error: DataFusionError) -> ErrorCode {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(e) = cause {
-        if let Some(error) = e.downcast_ref::<Error>() {
-            return error.code();
-        }
-        if let Some(DataFusionError::External(inner)) = e.downcast_ref::<DataFusionError>()
-            && let Some(error) = inner.downcast_ref::<Error>()
-        {
-            return error.code();
-        }
-        cause = e.source();
-    }
-    panic!("not a typed error: {error}");
-}
-
-/// The codec as the engine has it, for the lake's nodes alone.
-#[derive(Debug)]
-struct LakeCodec;
-
-impl PhysicalExtensionCodec for LakeCodec {
-    fn try_decode(
-        &self,
-        buf: &[u8],
-        inputs: &[Arc<dyn ExecutionPlan>],
-        ctx: &TaskContext,
-        conv: &dyn PhysicalProtoConverterExtension,
-    ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
-        codec::try_decode(buf, inputs, ctx, conv)
-    }
-
-    fn try_encode(
-        &self,
-        node: Arc<dyn ExecutionPlan>,
-        buf: &mut Vec<u8>,
-        conv: &dyn PhysicalProtoConverterExtension,
-    ) -> datafusion::common::Result<()> {
-        assert!(codec::try_encode(&node, buf, conv)?, "{node:?}");
-        Ok(())
-    }
 }
 
 #[tokio::test]

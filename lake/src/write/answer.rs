@@ -8,13 +8,13 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder, Int64Array, ListBuilder, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema as ArrowSchema, SchemaRef};
 use iceberg::spec::{
-    DataFile, DataFileBuilder, Datum, FormatVersion, Literal, PrimitiveLiteral, Schema, Struct, StructType,
+    DataFile, DataFileBuilder, Datum, FormatVersion, Literal, PrimitiveLiteral, Struct, StructType,
     deserialize_data_file_from_json, serialize_data_file_to_json,
 };
 use townlake_common::{Error, Result};
 
 use super::files::Finished;
-use crate::types::{LoadedTable, WrittenFile};
+use crate::types::{FilePlan, LoadedTable, WrittenFile};
 
 /// The answer of a write: one row a data file, with its Iceberg record as JSON, its partition's values, rows and bytes.
 pub static WRITTEN_FILES_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -62,8 +62,12 @@ pub(super) fn encode(finished: Vec<Finished>, version: FormatVersion) -> Result<
 
 /// The files that the answers of a write tell of.
 pub fn written_files(batches: &[RecordBatch], table: &LoadedTable) -> Result<Vec<WrittenFile>> {
-    let metadata = &table.metadata;
-    let (spec_id, partition_type) = (metadata.default_partition_spec_id(), metadata.default_partition_type());
+    changed_files(batches, table, &FilePlan::default())
+}
+
+/// The files that the answers of a write of changed rows tell of: data files, and position delete files in the partitions
+/// of the data files of `plan`.
+pub fn changed_files(batches: &[RecordBatch], table: &LoadedTable, plan: &FilePlan) -> Result<Vec<WrittenFile>> {
     let mut files = Vec::new();
     for batch in batches {
         if batch.schema().as_ref() != WRITTEN_FILES_SCHEMA.as_ref() {
@@ -73,24 +77,28 @@ pub fn written_files(batches: &[RecordBatch], table: &LoadedTable) -> Result<Vec
         let counts = rows.as_primitive::<Int64Type>().values().iter().zip(bytes.as_primitive::<Int64Type>().values());
         let records = json.as_string::<i32>().iter().flatten().zip(partitions.as_list::<i32>().iter().flatten());
         for ((json, partition), (rows, bytes)) in records.zip(counts) {
-            let data_file = data_file(json, &partition, spec_id, partition_type, &table.iceberg_schema)?;
+            let (data_file, spec_id) = data_file(json, &partition, table, plan)?;
             let positive = |number: &i64| u64::try_from(*number).unwrap_or(0);
-            files.push(WrittenFile { data_file, rows: positive(rows), bytes: positive(bytes) });
+            files.push(WrittenFile { data_file, spec_id, rows: positive(rows), bytes: positive(bytes) });
         }
     }
     Ok(files)
 }
 
-fn data_file(
-    json: &str,
-    partition: &ArrayRef,
-    spec_id: i32,
-    partition_type: &StructType,
-    schema: &Schema,
-) -> Result<DataFile> {
-    let broken = || Error::internal("the record of a written file cannot be decoded");
-    let file = deserialize_data_file_from_json(json, spec_id, &StructType::new(vec![]), schema)
+fn broken() -> Error {
+    Error::internal("the record of a written file cannot be decoded")
+}
+
+/// The file's record, and the partition spec that it follows.
+fn data_file(json: &str, partition: &ArrayRef, table: &LoadedTable, plan: &FilePlan) -> Result<(DataFile, i32)> {
+    let spec_id = table.metadata.default_partition_spec_id();
+    let file = deserialize_data_file_from_json(json, spec_id, &StructType::new(vec![]), &table.iceberg_schema)
         .map_err(|e| broken().with_source(e))?;
+    if let Some(data_file) = file.referenced_data_file() {
+        let of = plan.files.iter().find(|planned| planned.path == data_file).ok_or_else(broken)?;
+        return Ok((with_partition(&file, of.spec_id, of.partition.clone())?, of.spec_id));
+    }
+    let partition_type = table.metadata.default_partition_type();
     let values = partition.as_binary::<i32>();
     if values.len() != partition_type.fields().len() {
         return Err(Error::internal("a written file follows another partition spec than its table"));
@@ -102,12 +110,16 @@ fn data_file(
         let datum = datum.map_err(|e| broken().with_source(e))?;
         literals.push(datum.map(|datum| Literal::Primitive(datum.literal().clone())));
     }
-    // A record cannot be changed: everything that a write says of a file is copied.
+    Ok((with_partition(&file, spec_id, Struct::from_iter(literals))?, spec_id))
+}
+
+/// A record cannot be changed: everything that a write says of a file is copied.
+fn with_partition(file: &DataFile, spec_id: i32, partition: Struct) -> Result<DataFile> {
     DataFileBuilder::default()
         .content(file.content_type())
         .file_path(file.file_path().to_string())
         .file_format(file.file_format())
-        .partition(Struct::from_iter(literals))
+        .partition(partition)
         .partition_spec_id(spec_id)
         .record_count(file.record_count())
         .file_size_in_bytes(file.file_size_in_bytes())
@@ -118,6 +130,7 @@ fn data_file(
         .lower_bounds(file.lower_bounds().clone())
         .upper_bounds(file.upper_bounds().clone())
         .split_offsets(file.split_offsets().map(<[i64]>::to_vec))
+        .referenced_data_file(file.referenced_data_file())
         .build()
         .map_err(|e| broken().with_source(e))
 }

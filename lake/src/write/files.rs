@@ -64,7 +64,7 @@ impl TaskFiles {
         task: usize,
         memory: MemoryReservation,
     ) -> Result<Self> {
-        let partitioner = match spec.partition_spec.is_unpartitioned() {
+        let partitioner = match spec.partition_spec.fields().is_empty() {
             true => None,
             false => Some(Partitioner::new(&spec.partition_spec, &spec.partition_type, &spec.arrow_schema)?),
         };

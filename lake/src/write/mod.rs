@@ -20,14 +20,18 @@ mod files;
 mod metrics;
 mod parquet_format;
 mod partition;
+mod positions;
+mod row_delta;
 mod rows;
 #[cfg(test)]
 mod tests;
 mod transform;
 mod upload;
 
-pub use answer::{WRITTEN_FILES_SCHEMA, written_files};
+pub use answer::{WRITTEN_FILES_SCHEMA, changed_files, written_files};
 pub(crate) use exec::IcebergWriteExec;
+pub(crate) use row_delta::{RowDeltaExec, RowDeltaSpec};
+pub use row_delta::{rewrite_plan, row_delta_plan};
 
 /// The plan that writes the rows of `input`, in the table's column order, into new files of the table.
 ///
@@ -54,7 +58,7 @@ pub(crate) fn data_location(metadata: &TableMetadata) -> String {
 }
 
 /// What is written where, as far as an executor must know it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct WriteSpec {
     /// `catalog.schema.table`.
     pub table: String,
@@ -94,7 +98,7 @@ impl WriteSpec {
             partition_spec: metadata.default_partition_spec().as_ref().clone(),
             partition_type: metadata.default_partition_type().clone(),
             format_version: metadata.format_version(),
-            target_file_bytes: number(properties, "write.target-file-size-bytes", 512 << 20)?,
+            target_file_bytes: target_file_bytes(table)?,
             row_group_bytes: number(properties, "write.parquet.row-group-size-bytes", 128 << 20)?,
             compression: compression(properties)?,
         })
@@ -154,6 +158,13 @@ impl WriteSpec {
             compression: recipe.compression,
         })
     }
+}
+
+/// How big the data files of a table should be.
+///
+/// Errors: `INVALID_ARGUMENT` for a table property that is no positive number.
+pub(crate) fn target_file_bytes(table: &LoadedTable) -> Result<u64> {
+    number(table.metadata.properties(), "write.target-file-size-bytes", 512 << 20)
 }
 
 fn number(properties: &HashMap<String, String>, key: &str, default: u64) -> Result<u64> {

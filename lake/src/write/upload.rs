@@ -128,7 +128,10 @@ impl Drop for Untold {
         }
         in_background(async move {
             for path in paths {
-                if let Err(error) = store.delete(&path).await {
+                // The coordinator looks for files of a failed write too, and may have come first.
+                if let Err(error) = store.delete(&path).await
+                    && !matches!(error, object_store::Error::NotFound { .. })
+                {
                     tracing::warn!(%error, %path, "a data file of a failed write could not be deleted");
                 }
             }

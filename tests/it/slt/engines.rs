@@ -106,7 +106,8 @@ impl AsyncDB for Door {
 
 /// The rows that a statement wrote, in both engines' words.
 fn completed(sql: &str, batches: &[RecordBatch]) -> Option<DBOutput<Kind>> {
-    let writes = ["insert ", "create ", "drop "].iter().any(|word| sql.starts_with(word));
+    const WRITES: [&str; 7] = ["insert ", "create ", "drop ", "delete ", "update ", "merge ", "truncate "];
+    let writes = WRITES.iter().any(|word| sql.starts_with(word));
     let count = || batches.first().and_then(townlake_cli::connection::affected_rows).unwrap_or_default();
     writes.then(|| DBOutput::StatementComplete(count()))
 }
