@@ -13,7 +13,7 @@ use townlake_common::{Error, ErrorCode, Result};
 
 use super::rest::{RestCatalog, identifier, path_of};
 use super::rest_client::Answer;
-use super::views::{NewView, ViewCatalog, ViewHead, changed, invalid, no_schema, taken};
+use super::views::{NewView, ViewCatalog, ViewHead, changed, invalid, no_schema, taken, undecodable};
 use super::{Catalog, CommitOutcome, TableName};
 
 /// What servers answer that do not know the endpoint: no such method, not acceptable, not implemented.
@@ -110,10 +110,8 @@ impl RestCatalog {
     fn view_head(&self, name: &TableName, mut body: Value) -> Result<ViewHead> {
         let metadata = body.get_mut("metadata").map(Value::take).unwrap_or(Value::Null);
         let metadata_location = body.get("metadata-location").and_then(Value::as_str).unwrap_or_default().to_string();
-        let metadata = ViewMetadata::deserialize(&metadata).map_err(|error| {
-            let message = format!("the metadata of view {}.{name} cannot be decoded", self.name);
-            Error::new(ErrorCode::DataCorrupt, message).with_source(error)
-        })?;
+        let metadata = ViewMetadata::deserialize(&metadata)
+            .map_err(|error| undecodable(&format!("view {}.{name}", self.name)).with_source(error))?;
         Ok(ViewHead { metadata: Arc::new(metadata), metadata_location })
     }
 

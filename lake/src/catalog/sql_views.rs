@@ -1,18 +1,20 @@
 //! Views in an SQL catalog, as Iceberg's Java `JdbcCatalog` (schema V1) has them: a row of `iceberg_tables` whose
 //! `iceberg_type` is `VIEW` and whose `metadata_location` is a view's metadata file. pyiceberg leaves such rows alone.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use iceberg::MetadataLocation;
 use iceberg::spec::{ViewFormatVersion, ViewMetadata, ViewMetadataBuilder};
-use townlake_common::{Error, ErrorCode, Result};
+use townlake_common::{Error, Result};
 use uuid::Uuid;
 
+use super::metadata_file::{is_compressed, unpack};
 use super::sql::{SqlCatalog, check_location, check_name};
 use super::sql_database::unavailable;
-use super::views::{NewView, ViewCatalog, ViewHead, changed, invalid, no_schema, taken};
+use super::views::{NewView, ViewCatalog, ViewHead, changed, invalid, no_schema, taken, undecodable};
 use super::{Catalog, CommitOutcome, TableName};
 
 #[async_trait]
@@ -29,10 +31,11 @@ impl ViewCatalog for SqlCatalog {
     async fn load_view(&self, name: &TableName) -> Result<Option<ViewHead>> {
         let Some(metadata_location) = self.view_location(name).await? else { return Ok(None) };
         let bytes = self.objects.read(&metadata_location).await?;
-        let metadata = serde_json::from_slice::<ViewMetadata>(&bytes).map_err(|error| {
-            let message = format!("the metadata of view {}.{name} cannot be decoded", self.name);
-            Error::new(ErrorCode::DataCorrupt, message).with_source(error)
-        })?;
+        let (what, failed) = (format!("view {}.{name}", self.name), Error::internal("metadata of a view was not parsed"));
+        let parsed = tokio::task::spawn_blocking(move || parse(&bytes, &what)).await;
+        let metadata = parsed
+            .map_err(|panicked| failed.with_source(panicked))?
+            .map_err(|error| error.with_hint(format!("its metadata file is {metadata_location}")))?;
         Ok(Some(ViewHead { metadata: Arc::new(metadata), metadata_location }))
     }
 
@@ -140,6 +143,11 @@ impl SqlCatalog {
             .map_err(|error| Error::internal("the metadata of a view cannot be encoded").with_source(error))?;
         self.objects.write(location, bytes.into()).await
     }
+}
+
+fn parse(bytes: &[u8], what: &str) -> Result<ViewMetadata> {
+    let json = if is_compressed(bytes) { Cow::Owned(unpack(bytes, what)?) } else { Cow::Borrowed(bytes) };
+    serde_json::from_slice(&json).map_err(|error| undecodable(what).with_source(error))
 }
 
 /// Where the first metadata file of a view goes, named as those of tables are.

@@ -56,6 +56,11 @@ pub(crate) fn invalid(catalog: &str, name: &TableName, error: iceberg::Error) ->
     invalid.with_source(error)
 }
 
+/// The error for metadata that is damaged.
+pub(super) fn undecodable(what: &str) -> Error {
+    Error::new(ErrorCode::DataCorrupt, format!("the metadata of {what} cannot be decoded"))
+}
+
 /// The error for a view that another writer has changed.
 pub(super) fn changed(catalog: &str, name: &TableName) -> Error {
     Error::new(ErrorCode::CommitConflict, format!("view {catalog}.{name} was changed by another writer"))

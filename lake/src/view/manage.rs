@@ -1,6 +1,7 @@
 //! Views of a catalog: found, made, replaced, dropped.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use iceberg::NamespaceIdent;
@@ -11,11 +12,12 @@ use townlake_common::{Error, ErrorCode, Result};
 use super::{CreateView, LoadedView, OUR_DIALECT, QUERY_COLUMNS};
 use crate::catalog::views::{NewView, invalid};
 use crate::catalog::{CommitOutcome, TableName};
+use crate::commit::{FIRST_PAUSE, wait};
 use crate::lake_catalog::{COMMENT, check_table_name};
 use crate::{LakeCatalog, schema};
 
-/// Attempts to replace a view that others replace at the same time.
-const ATTEMPTS: usize = 5;
+/// How long others who change the same view at the same time are borne.
+const LIMIT: Duration = Duration::from_secs(30);
 
 impl LakeCatalog {
     /// The views of a schema, sorted; none where the schema does not exist or the catalog keeps none.
@@ -47,23 +49,29 @@ impl LakeCatalog {
                 .with_hint("give the view another name, or DROP TABLE it first"));
         }
         let version = version_of(create, &schema)?;
-        if create.replace {
-            let change = |metadata: &ViewMetadata| {
-                let properties = comment_of(create);
-                let gone: &[String] = if properties.is_empty() { &[COMMENT.to_string()] } else { &[] };
-                let builder = metadata.clone().into_builder().remove_properties(gone);
-                let builder = builder.set_properties(properties)?;
-                builder.set_current_version(version.clone(), schema.clone())
-            };
-            if self.change_view(&name, change).await? {
+        let change = |metadata: &ViewMetadata| {
+            let properties = comment_of(create);
+            let gone: &[String] = if properties.is_empty() { &[COMMENT.to_string()] } else { &[] };
+            let builder = metadata.clone().into_builder().remove_properties(gone);
+            let builder = builder.set_properties(properties)?;
+            builder.set_current_version(version.clone(), schema.clone())
+        };
+        let until = Instant::now() + LIMIT;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if create.replace && self.change_view(&name, change).await? {
                 return Ok(true);
             }
-        }
-        let view = NewView { schema, version, properties: comment_of(create) };
-        match self.catalog.views().create(&name, view).await {
-            Ok(()) => Ok(true),
-            Err(error) if create.if_not_exists && error.code() == ErrorCode::AlreadyExists => Ok(false),
-            Err(error) => Err(error),
+            let (schema, version) = (schema.clone(), version.clone());
+            let view = NewView { schema, version, properties: comment_of(create) };
+            match self.catalog.views().create(&name, view).await {
+                Ok(()) => return Ok(true),
+                Err(error) if error.code() != ErrorCode::AlreadyExists => return Err(error),
+                Err(_) if create.if_not_exists => return Ok(false),
+                // another made it a moment before
+                Err(_) if create.replace && Instant::now() < until => wait(&mut pause).await,
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -114,14 +122,16 @@ impl LakeCatalog {
         name: &TableName,
         change: impl Fn(&ViewMetadata) -> iceberg::Result<ViewMetadataBuilder> + Send + Sync,
     ) -> Result<bool> {
-        let mut last = None;
-        for _ in 0..ATTEMPTS {
+        let until = Instant::now() + LIMIT;
+        let mut pause = FIRST_PAUSE;
+        loop {
             let Some(base) = self.catalog.views().load_view(name).await? else { return Ok(false) };
             let builder = change(&base.metadata).map_err(|error| invalid(&self.name, name, error))?;
             match self.catalog.views().replace(name, &base, builder).await {
                 CommitOutcome::Committed => return Ok(true),
                 CommitOutcome::Rejected(error) => return Err(error),
-                CommitOutcome::Conflict(error) => last = Some(error),
+                CommitOutcome::Conflict(_) if Instant::now() < until => wait(&mut pause).await,
+                CommitOutcome::Conflict(error) => return Err(error),
                 CommitOutcome::Unknown(error) => {
                     let message = format!("nobody knows whether view {}.{name} was changed", self.name);
                     return Err(Error::new(ErrorCode::CommitStateUnknown, message)
@@ -130,7 +140,6 @@ impl LakeCatalog {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| Error::internal("a view was not changed and nothing said why")))
     }
 }
 

@@ -83,14 +83,14 @@ impl LoadedView {
         format!("{}.{}.{}", self.catalog, self.schema, self.view)
     }
 
-    /// The text of its query.
+    /// The dialect and the text of its query.
     ///
     /// Errors: `NOT_SUPPORTED` naming the dialects of a view that is written in others than those that are read.
-    pub fn sql(&self) -> Result<&str> {
+    pub fn text(&self) -> Result<(&str, &str)> {
         let texts: Vec<_> = self.metadata.current_version().representations().iter().map(sql_of).collect();
         let in_dialect = |wanted: &&str| texts.iter().find(|(dialect, _)| dialect.eq_ignore_ascii_case(wanted));
-        if let Some((_, sql)) = DIALECTS.iter().find_map(in_dialect) {
-            return Ok(sql);
+        if let Some(text) = DIALECTS.iter().find_map(in_dialect) {
+            return Ok(*text);
         }
         let known: Vec<&str> = texts.iter().map(|(dialect, _)| *dialect).collect();
         let message = format!("view {} is written in the dialect {}", self.full_name(), known.join(", "));

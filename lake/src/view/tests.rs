@@ -32,7 +32,7 @@ async fn views_come_change_and_go() {
     assert_eq!(catalog.create_view(&first).await.unwrap_err().code(), ErrorCode::AlreadyExists);
     assert!(!catalog.create_view(&CreateView { if_not_exists: true, ..first.clone() }).await.unwrap());
     let view = catalog.load_view("s", "v").await.unwrap().unwrap();
-    assert_eq!((view.sql().unwrap(), view.comment()), ("SELECT 1 AS id", Some("c")));
+    assert_eq!((view.text().unwrap().1, view.comment()), ("SELECT 1 AS id", Some("c")));
     assert_eq!((view.default_catalog(), view.default_schema().as_str()), ("lake", "s"));
 
     let second = CreateView {
@@ -120,10 +120,10 @@ fn written_for(dialects: &[&str]) -> LoadedView {
 
 #[test]
 fn the_best_known_dialect_is_read() {
-    assert_eq!(written_for(&["spark", "Trino"]).sql().unwrap(), "for Trino");
-    assert_eq!(written_for(&["spark", "trino", "townlake"]).sql().unwrap(), "for townlake");
+    assert_eq!(written_for(&["spark", "Trino"]).text().unwrap(), ("Trino", "for Trino"));
+    assert_eq!(written_for(&["spark", "trino", "townlake"]).text().unwrap(), ("townlake", "for townlake"));
     let view = written_for(&["duckdb", "hive"]);
-    let error = view.sql().unwrap_err();
+    let error = view.text().unwrap_err();
     assert_eq!(error.code(), ErrorCode::NotSupported);
     assert!(error.message().contains("duckdb, hive") && error.message().contains("lake.s.v"), "{error}");
     assert_eq!((view.default_catalog(), view.default_schema().as_str()), ("hive", "a.b"));
