@@ -162,12 +162,19 @@ async fn columns(catalogs: &Catalogs, query: &Arc<QueryContext>, catalog: &str) 
     Ok(columns)
 }
 
-/// The columns of one table. One that cannot be read (a format that we refuse, one that was just dropped) has none here;
+/// The columns of one table. One that cannot be read (a format that we refuse, damage, one that was just dropped) has none here;
 /// it must not hide the others.
 async fn columns_of(catalogs: &Catalogs, query: &Arc<QueryContext>, name: &TableName) -> Result<Option<SchemaRef>> {
     match Box::pin(catalogs.table_schema(query, &name.catalog, &name.schema, &name.table)).await {
         Ok(schema) => Ok(schema),
-        Err(error) if matches!(error.code(), ErrorCode::FormatNotSupported | ErrorCode::FileNotFound) => Ok(None),
+        Err(error)
+            if matches!(
+                error.code(),
+                ErrorCode::FormatNotSupported | ErrorCode::FileNotFound | ErrorCode::DataCorrupt
+            ) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

@@ -40,11 +40,14 @@ impl Run<'_> {
         match done {
             Some(true) => command_batch("ALTER TABLE"),
             Some(false) => command_batch("ALTER TABLE: it is so already"),
-            None if alter.if_exists => {
-                self.service.catalogs.check_no_view(&self.tracked.context, &name).await?;
-                command_batch("ALTER TABLE: it is not there")
-            }
-            None => Err(self.not_there(&name).await),
+            None => match self.comment_view_column(&name, &alter.alteration).await? {
+                Some(done) => Ok(done),
+                None if alter.if_exists => {
+                    self.service.catalogs.check_no_view(&self.tracked.context, &name).await?;
+                    command_batch("ALTER TABLE: it is not there")
+                }
+                None => Err(self.not_there(&name).await),
+            },
         }
     }
 
@@ -60,7 +63,9 @@ impl Run<'_> {
 }
 
 /// Does the work to its end, also when the client goes away.
-pub(super) async fn uninterrupted<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+pub(super) async fn uninterrupted<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
     let done = tokio::spawn(work).await;
     done.map_err(|error| Error::internal("a change of the catalog stopped").with_source(error))?
 }

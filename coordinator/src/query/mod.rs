@@ -45,6 +45,7 @@ pub use parse::parse;
 pub use registry::{QueryInfo, QueryState, Registry, Tracked};
 pub use service::{Prepared, QueryService, Running};
 pub use statement::{
-    AlterTableStatement, Alteration, CreateTableStatement, CreateViewStatement, Name, NewColumn, Statement, StatementKind,
+    AlterTableStatement, Alteration, CreateTableStatement, CreateViewStatement, Name, NewColumn, Statement,
+    StatementKind,
 };
 pub(crate) use views::visible_text;

@@ -231,7 +231,9 @@ type Parsed<T> = std::result::Result<T, ParserError>;
 
 fn show(parser: &mut Parser<'_>) -> Parsed<Option<Statement>> {
     let what = parser.next_token();
-    let Token::Word(word) = &what.token else { return parser.expected("CATALOGS, SCHEMAS, TABLES, VIEWS or COLUMNS", what) };
+    let Token::Word(word) = &what.token else {
+        return parser.expected("CATALOGS, SCHEMAS, TABLES, VIEWS or COLUMNS", what);
+    };
     let statement = match word.value.to_ascii_uppercase().as_str() {
         "CATALOGS" => Statement::ShowCatalogs { like: like(parser)? },
         "SCHEMAS" | "DATABASES" => Statement::ShowSchemas { from: from(parser)?, like: like(parser)? },

@@ -47,9 +47,8 @@ impl Run<'_> {
             }
             Statement::ShowTables { from, like } => {
                 let (_, _, tables) = self.tables_of(from.as_ref()).await?;
-                let row = |table: SourceTable| {
-                    vec![Some(table.name), Some(table.kind.as_str().to_string()), table.comment]
-                };
+                let row =
+                    |table: SourceTable| vec![Some(table.name), Some(table.kind.as_str().to_string()), table.comment];
                 batch(statement, tables.into_iter().map(row).collect(), like.as_deref())
             }
             Statement::ShowViews { from, like } => {

@@ -31,7 +31,8 @@ impl ViewCatalog for SqlCatalog {
     async fn load_view(&self, name: &TableName) -> Result<Option<ViewHead>> {
         let Some(metadata_location) = self.view_location(name).await? else { return Ok(None) };
         let bytes = self.objects.read(&metadata_location).await?;
-        let (what, failed) = (format!("view {}.{name}", self.name), Error::internal("metadata of a view was not parsed"));
+        let (what, failed) =
+            (format!("view {}.{name}", self.name), Error::internal("metadata of a view was not parsed"));
         let parsed = tokio::task::spawn_blocking(move || parse(&bytes, &what)).await;
         let metadata = parsed
             .map_err(|panicked| failed.with_source(panicked))?

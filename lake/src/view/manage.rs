@@ -1,11 +1,12 @@
 //! Views of a catalog: found, made, replaced, dropped.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use iceberg::NamespaceIdent;
-use iceberg::spec::{Schema, ViewMetadata, ViewMetadataBuilder, ViewRepresentations, ViewVersion};
+use iceberg::spec::{NestedField, Schema, ViewMetadata, ViewMetadataBuilder, ViewRepresentations, ViewVersion};
 use serde_json::json;
 use townlake_common::{Error, ErrorCode, Result};
 
@@ -87,6 +88,37 @@ impl LakeCatalog {
         self.change_view(&TableName::new(schema, view), change).await
     }
 
+    /// Sets or takes away the comment of a view's column. `false`: there is no such view.
+    ///
+    /// Errors: `COLUMN_NOT_FOUND`.
+    pub async fn comment_view_column(
+        &self,
+        (schema, view): (&str, &str),
+        column: &str,
+        comment: Option<&str>,
+    ) -> Result<bool> {
+        let name = TableName::new(schema, view);
+        let Some(there) = self.catalog.views().load_view(&name).await? else { return Ok(false) };
+        if there.metadata.current_schema().field_by_name(column).is_none() {
+            let message = format!("view {}.{name} has no column {column}", self.name);
+            return Err(Error::new(ErrorCode::ColumnNotFound, message));
+        }
+        let change = |metadata: &ViewMetadata| {
+            let schema = with_comment(metadata.current_schema(), column, comment)?;
+            let version = metadata.current_version();
+            let version = ViewVersion::builder()
+                .with_default_catalog(version.default_catalog().cloned())
+                .with_default_namespace(version.default_namespace().clone())
+                .with_representations(version.representations().clone())
+                .with_schema_id(schema.schema_id())
+                .with_summary(version.summary().clone())
+                .with_timestamp_ms(Utc::now().timestamp_millis())
+                .build();
+            metadata.clone().into_builder().set_current_version(version, schema)
+        };
+        self.change_view(&name, change).await
+    }
+
     /// Drops a view. `false`: there is none.
     pub async fn drop_view(&self, schema: &str, view: &str) -> Result<bool> {
         self.catalog.views().drop(&TableName::new(schema, view)).await
@@ -141,6 +173,15 @@ impl LakeCatalog {
             }
         }
     }
+}
+
+fn with_comment(schema: &Schema, column: &str, comment: Option<&str>) -> iceberg::Result<Schema> {
+    let fields = schema.as_struct().fields().iter().map(|field| match field.name == column {
+        true => Arc::new(NestedField { doc: comment.map(str::to_string), ..field.as_ref().clone() }),
+        false => Arc::clone(field),
+    });
+    let identifiers = schema.identifier_field_ids();
+    Schema::builder().with_fields(fields).with_identifier_field_ids(identifiers).build()
 }
 
 fn version_of(create: &CreateView, schema: &Schema) -> Result<ViewVersion> {

@@ -142,8 +142,9 @@ fn blame(view: &LoadedView, error: Error) -> Error {
     match error.code() {
         ErrorCode::CatalogNotFound => {
             let message = format!("view {} reads a catalog that does not exist, or not for you", view.full_name());
-            Error::new(ErrorCode::CatalogNotFound, message)
-                .with_hint("a view reads what its reader may read; engines that share views give catalogs the same names")
+            Error::new(ErrorCode::CatalogNotFound, message).with_hint(
+                "a view reads what its reader may read; engines that share views give catalogs the same names",
+            )
         }
         _ if error.message().contains(&view.full_name()) => error,
         _ => error.within(&format!("view {} cannot be read", view.full_name())),
@@ -167,7 +168,8 @@ fn in_columns_of(view: &LoadedView, query: &Query, plan: LogicalPlan) -> Result<
     }
     let mut exprs = Vec::with_capacity(columns.len());
     for (index, (column, name)) in columns.iter().zip(&wanted).enumerate() {
-        let position = if in_place { index } else { position_of(name, &given).ok_or_else(|| gone(view, name, &given))? };
+        let position =
+            if in_place { index } else { position_of(name, &given).ok_or_else(|| gone(view, name, &given))? };
         let (qualifier, field) = plan.schema().qualified_field(position);
         if !view.fits(index, field) {
             let (then, now) = (sql_type(column.data_type()), sql_type(field.data_type()));

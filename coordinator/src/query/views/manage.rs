@@ -9,14 +9,14 @@ use datafusion::logical_expr::LogicalPlan;
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_connectors::{COMMENT, SourceTable, TableKind, column_comment};
 use townlake_engine::identifier::quoted;
-use townlake_lake::{CreateView, LakeCatalog, LoadedView};
+use townlake_lake::{CreateView, LakeCatalog, LoadedView, TableChange};
 
 use super::expand::Found;
 use super::text::visible_text;
 use crate::catalogs::TableName;
 use crate::query::change_table::{renamed, uninterrupted};
 use crate::query::service::{Run, command_batch};
-use crate::query::statement::{CreateViewStatement, Name};
+use crate::query::statement::{Alteration, CreateViewStatement, Name};
 
 impl Run<'_> {
     /// `CREATE VIEW`: its query is planned now, for its columns, as whoever makes it reads it.
@@ -68,8 +68,28 @@ impl Run<'_> {
     pub(in crate::query) async fn comment_view(&self, view: &Name, comment: Option<&str>) -> Result<RecordBatch> {
         let (name, lake) = self.view_to_change(view).await?;
         let (of, comment) = (name.clone(), comment.map(str::to_string));
-        let done = uninterrupted(async move { lake.comment_view(&of.schema, &of.table, comment.as_deref()).await }).await?;
+        let done =
+            uninterrupted(async move { lake.comment_view(&of.schema, &of.table, comment.as_deref()).await }).await?;
         self.changed_view("COMMENT ON VIEW", &name, done, false).await
+    }
+
+    /// `COMMENT ON COLUMN` of a view; `None`: it is another change, or there is no such view.
+    pub(in crate::query) async fn comment_view_column(
+        &self,
+        name: &TableName,
+        alteration: &Alteration,
+    ) -> Result<Option<RecordBatch>> {
+        let Alteration::Changes(changes) = alteration else { return Ok(None) };
+        let [TableChange::CommentColumn { path, comment }] = changes.as_slice() else { return Ok(None) };
+        let [column] = path.as_slice() else { return Ok(None) };
+        let lake = self.service.catalogs.writable(&self.session.principal, &name.catalog).await?;
+        let (of, column, comment) = (name.clone(), column.clone(), comment.clone());
+        let commenting =
+            async move { lake.comment_view_column((&of.schema, &of.table), &column, comment.as_deref()).await };
+        match uninterrupted(commenting).await? {
+            true => command_batch("COMMENT ON COLUMN").map(Some),
+            false => Ok(None),
+        }
     }
 
     /// The statement that would make the view.

@@ -30,7 +30,9 @@ pub(in crate::query) fn parse_view_statement(sql: &str, tokens: &[TokenWithSpan]
         comment_on_view(&mut parser)
     } else if is(0, "show") && is(1, "views") {
         skip(&mut parser, 2);
-        from(&mut parser).and_then(|from| Ok(Statement::ShowViews { from, like: like(&mut parser)? })).map_err(Fault::from)
+        from(&mut parser)
+            .and_then(|from| Ok(Statement::ShowViews { from, like: like(&mut parser)? }))
+            .map_err(Fault::from)
     } else if is(0, "show") && is(1, "create") && is(2, "view") {
         skip(&mut parser, 3);
         parse_name(&mut parser).map(|view| Statement::ShowCreateView { view }).map_err(Fault::from)
@@ -129,7 +131,10 @@ fn alter_view(parser: &mut Parser<'_>) -> Parsed<Statement> {
     let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
     let view = parse_name(parser)?;
     if !word(parser, "rename") {
-        return refuse("this change of a view", "ALTER VIEW … RENAME TO; else CREATE OR REPLACE VIEW and COMMENT ON VIEW");
+        return refuse(
+            "this change of a view",
+            "ALTER VIEW … RENAME TO; else CREATE OR REPLACE VIEW and COMMENT ON VIEW",
+        );
     }
     parser.expect_keyword(Keyword::TO)?;
     Ok(Statement::RenameView { view, if_exists, to: parse_name(parser)? })
@@ -205,15 +210,20 @@ mod tests {
         assert_eq!(view.columns, [("a".to_string(), Some("it's".to_string())), ("B".to_string(), None)]);
         assert_eq!(view.comment.as_deref(), Some("all"));
         assert!(create("create or replace view as_v as select 1 as x").replace);
-        let Statement::DropView { view, if_exists: true } = parse("drop view if exists a.v;").unwrap() else { panic!() };
+        let Statement::DropView { view, if_exists: true } = parse("drop view if exists a.v;").unwrap() else {
+            panic!()
+        };
         assert_eq!(view.to_string(), "a.v");
         let Statement::RenameView { to, if_exists: false, .. } = parse("alter view a.v rename to w").unwrap() else {
             panic!()
         };
         assert_eq!(to.to_string(), "w");
-        let Statement::CommentView { comment: None, .. } = parse("comment on view v is null").unwrap() else { panic!() };
+        let Statement::CommentView { comment: None, .. } = parse("comment on view v is null").unwrap() else {
+            panic!()
+        };
         assert!(matches!(parse("show create view a.v").unwrap(), Statement::ShowCreateView { .. }));
-        let Statement::ShowViews { from: Some(_), like: Some(_) } = parse("show views in a.b like 'x%'").unwrap() else {
+        let Statement::ShowViews { from: Some(_), like: Some(_) } = parse("show views in a.b like 'x%'").unwrap()
+        else {
             panic!()
         };
     }

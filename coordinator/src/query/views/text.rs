@@ -22,7 +22,8 @@ const MAX_TEXT: usize = 1 << 20;
 pub(super) fn query_of(view: &LoadedView) -> Result<Box<AstStatement>> {
     let (dialect, text) = view.text()?;
     if text.len() > MAX_TEXT {
-        let message = format!("the query of view {} has {} bytes; the limit is {MAX_TEXT}", view.full_name(), text.len());
+        let message =
+            format!("the query of view {} has {} bytes; the limit is {MAX_TEXT}", view.full_name(), text.len());
         return Err(Error::new(ErrorCode::ResourceExhausted, message));
     }
     let refused = |what: &str| {
@@ -58,7 +59,8 @@ pub(crate) fn visible_text(catalogs: &Catalogs, principal: &Principal, view: &Lo
     for name in names {
         let known = current.table(&name).is_ok_and(|name| catalogs.knows(principal, &name.catalog));
         if !known {
-            let message = format!("the text of view {} names a catalog that does not exist, or not for you", view.full_name());
+            let message =
+                format!("the text of view {} names a catalog that does not exist, or not for you", view.full_name());
             return Err(Error::new(ErrorCode::PermissionDenied, message));
         }
     }
