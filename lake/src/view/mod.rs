@@ -97,6 +97,10 @@ impl LoadedView {
         Err(Error::new(ErrorCode::NotSupported, message).with_hint(format!("{} are read", DIALECTS.join(", "))))
     }
 
+    fn is_foreign(&self) -> bool {
+        self.text().is_ok_and(|(dialect, _)| !dialect.eq_ignore_ascii_case(OUR_DIALECT))
+    }
+
     /// The catalog of names in its query that have none.
     pub fn default_catalog(&self) -> &str {
         self.metadata.current_version().default_catalog().map_or(&self.catalog, String::as_str)
@@ -119,11 +123,16 @@ impl LoadedView {
     }
 
     /// Whether what the query gives now can be read as the view's column at this position: the same type, or a narrower one.
+    /// Whole numbers in the text of another engine are its `int` and our `bigint`: where one does not fit, the cast fails.
     pub fn fits(&self, position: usize, now: &FieldRef) -> bool {
         let then = self.metadata.current_schema().as_struct().fields().get(position);
         let now = schema::from_arrow(std::slice::from_ref(now));
         match (then, now.as_ref().map(|schema| schema.as_struct().fields())) {
-            (Some(then), Ok([now])) => fits(&now.field_type, &then.field_type),
+            (Some(then), Ok([now])) => {
+                let (now, then) = (now.field_type.as_ref(), then.field_type.as_ref());
+                let int = Type::Primitive(PrimitiveType::Int);
+                fits(now, then) || (*then == int && *now == Type::Primitive(PrimitiveType::Long) && self.is_foreign())
+            }
             _ => false,
         }
     }
