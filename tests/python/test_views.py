@@ -60,9 +60,12 @@ def test_a_view_from_its_making_to_its_end(town, cursor, catalog):
     rejected(cursor, "CREATE TABLE totals (a BIGINT)", "ALREADY_EXISTS", "is a view")
     rejected(cursor, "INSERT INTO totals VALUES ('x', 1)", "NOT_SUPPORTED", "is a view")
     rejected(cursor, "DROP TABLE totals", "NOT_SUPPORTED", "is a view")
+    rejected(cursor, "DROP VIEW orders", "NOT_SUPPORTED", "is a table")
     rejected(cursor, "CREATE OR REPLACE VIEW totals AS SELECT who, 1 AS sum FROM top", "reads itself")
     rejected(cursor, f"CREATE VIEW {catalog}.nowhere.v AS SELECT 1 AS a", "SCHEMA_NOT_FOUND")
     rejected(cursor, f"DROP SCHEMA {schema}", "INVALID_QUERY", "not empty")
+
+    assert names(cursor, "SHOW TABLES") == ["orders", "top", "totals"]
 
     # what SHOW CREATE VIEW says makes the same view again
     cursor.execute("DROP VIEW totals")
@@ -124,6 +127,9 @@ def test_pyiceberg_reads_our_views_over_rest(town, cursor):
     assert (short.default_catalog, short.default_namespace) == (None, ("ours",))
     for number in range(3):
         cursor.execute(f"CREATE OR REPLACE VIEW v AS SELECT {number} AS n")
+    cursor.execute("CREATE OR REPLACE VIEW v AS SELECT 0 AS n")
+    assert rows(cursor, "SELECT n FROM v") == [(0,)], "a version of before is the current one again"
+    cursor.execute("CREATE OR REPLACE VIEW v AS SELECT 2 AS n")
     view = theirs.load_view("ours.v")
     assert len(view.versions) == 4 and view.current_version().representations[0].root.sql == "SELECT 2 AS n"
     assert "comment" not in view.properties

@@ -60,14 +60,21 @@ impl ViewCatalog for RestCatalog {
     }
 
     async fn replace(&self, name: &TableName, base: &ViewHead, builder: ViewMetadataBuilder) -> CommitOutcome {
-        let changes = match builder.build() {
-            Ok(built) => built.changes,
+        let built = match builder.build() {
+            Ok(built) => built,
             Err(error) => return CommitOutcome::Rejected(invalid(&self.name, name, error)),
+        };
+        let updates = match serde_json::to_value(&built.changes) {
+            Ok(changes) => without_known(changes, &base.metadata, &built.metadata),
+            Err(error) => {
+                let error = Error::internal("the change of a view cannot be encoded").with_source(error);
+                return CommitOutcome::Rejected(error);
+            }
         };
         let body = json!({
             "identifier": identifier(name),
             "requirements": [{ "type": "assert-view-uuid", "uuid": base.metadata.uuid() }],
-            "updates": changes,
+            "updates": updates,
         });
         let namespace = path_of(&name.namespace);
         let answer = match self.client.call(Method::POST, &view_path(&namespace, name), &[], Some(&body)).await {
@@ -78,12 +85,18 @@ impl ViewCatalog for RestCatalog {
         match answer.status.as_u16() {
             200..=299 => CommitOutcome::Committed,
             404 | 409 => CommitOutcome::Conflict(changed(&self.name, name).with_source(answer.error(&self.name))),
+            // "Last added" of a schema that another has just added means nothing.
+            400 | 422 if self.has_changed(name, base).await => CommitOutcome::Conflict(changed(&self.name, name)),
             400 | 401 | 403 | 405 | 406 | 419 | 422 => CommitOutcome::Rejected(answer.error(&self.name)),
             _ => CommitOutcome::Unknown(answer.error(&self.name)),
         }
     }
 
     async fn drop(&self, name: &TableName) -> Result<bool> {
+        // Some servers (SeaweedFS) drop a table when they are asked to drop a view of its name.
+        if !self.is_view(name).await? {
+            return Ok(false);
+        }
         let namespace = path_of(&name.namespace);
         let answer = self.client.call(Method::DELETE, &view_path(&namespace, name), &[], None).await?;
         if UNKNOWN_ENDPOINT.contains(&answer.status.as_u16()) {
@@ -96,6 +109,9 @@ impl ViewCatalog for RestCatalog {
         if !self.namespace_exists(&to.namespace).await? {
             return Err(no_schema(&self.name, to));
         }
+        if !self.is_view(from).await? {
+            return Ok(false);
+        }
         let body = json!({ "source": identifier(from), "destination": identifier(to) });
         let answer = self.client.call(Method::POST, &["views", "rename"], &[], Some(&body)).await?;
         match answer.status.as_u16() {
@@ -107,6 +123,23 @@ impl ViewCatalog for RestCatalog {
 }
 
 impl RestCatalog {
+    /// Whether the server has a view of this name, whatever is in it.
+    pub(super) async fn is_view(&self, name: &TableName) -> Result<bool> {
+        let namespace = path_of(&name.namespace);
+        let answer = self.client.call(Method::GET, &view_path(&namespace, name), &[], None).await?;
+        match UNKNOWN_ENDPOINT.contains(&answer.status.as_u16()) {
+            true => Ok(false),
+            false => Ok(answer.found(&self.name)?.is_some()),
+        }
+    }
+
+    async fn has_changed(&self, name: &TableName, base: &ViewHead) -> bool {
+        let now = self.load_view(name).await.ok().flatten();
+        now.is_some_and(|now| {
+            now.metadata.uuid() != base.metadata.uuid() || now.metadata.history() != base.metadata.history()
+        })
+    }
+
     fn view_head(&self, name: &TableName, mut body: Value) -> Result<ViewHead> {
         let metadata = body.get_mut("metadata").map(Value::take).unwrap_or(Value::Null);
         let metadata_location = body.get("metadata-location").and_then(Value::as_str).unwrap_or_default().to_string();
@@ -121,6 +154,32 @@ impl RestCatalog {
             .with_hint("make the view in another catalog: it may read the tables of this one")
             .with_source(answer.error(&self.name))
     }
+}
+
+/// The updates without the schema and the version that the view has already, which are then named by their ids: servers leave
+/// out what they know, and "the last added" (-1) is nothing for them.
+fn without_known(mut updates: Value, base: &ViewMetadata, made: &ViewMetadata) -> Value {
+    const LAST_ADDED: i32 = -1;
+    let (schema, version) = (made.current_version().schema_id(), made.current_version_id());
+    let knows_schema = base.schema_by_id(schema).is_some();
+    let knows_version = base.version_by_id(version).is_some();
+    let Value::Array(list) = &mut updates else { return updates };
+    list.retain(|update| match update.get("action").and_then(Value::as_str) {
+        Some("add-schema") => !knows_schema,
+        Some("add-view-version") => !knows_version,
+        _ => true,
+    });
+    for update in list {
+        let (place, id) = match update.get("action").and_then(Value::as_str) {
+            Some("add-view-version") if knows_schema => (update.pointer_mut("/view-version/schema-id"), schema),
+            Some("set-current-view-version") if knows_version => (update.pointer_mut("/view-version-id"), version),
+            _ => continue,
+        };
+        if let Some(place) = place.filter(|place| **place == json!(LAST_ADDED)) {
+            *place = json!(id);
+        }
+    }
+    updates
 }
 
 fn view_path<'a>(namespace: &'a str, name: &'a TableName) -> [&'a str; 4] {

@@ -141,3 +141,68 @@ fn what_grew_narrower_fits_and_what_grew_wider_does_not() {
     }
     assert!(!view.fits(1, &column("any", DataType::Int64)));
 }
+
+#[tokio::test]
+async fn the_comment_of_a_column_is_part_of_a_new_version() {
+    let lake = Lake::empty().await;
+    let catalog = &lake.catalog;
+    assert!(!catalog.comment_view_column(("s", "v"), "id", Some("x")).await.unwrap());
+    catalog.create_view(&create("v", "SELECT 1 AS id")).await.unwrap();
+    let error = catalog.comment_view_column(("s", "v"), "idd", Some("x")).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::ColumnNotFound);
+    for comment in [Some("x"), Some("y"), None] {
+        assert!(catalog.comment_view_column(("s", "v"), "id", comment).await.unwrap());
+        let view = catalog.load_view("s", "v").await.unwrap().unwrap();
+        assert_eq!(view.described.field(0).metadata().get(COMMENT).map(String::as_str), comment);
+        assert_eq!(view.text().unwrap(), ("townlake", "SELECT 1 AS id"));
+        assert_eq!(view.query_columns(), Some(vec!["id".to_string()]));
+        assert!(view.fits(0, &column("id", DataType::Int64)));
+    }
+}
+
+#[tokio::test]
+async fn of_many_who_replace_a_view_each_has_its_version() {
+    let lake = Lake::empty().await;
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..8 {
+        let catalog = Arc::clone(&lake.again().await);
+        writers.spawn(async move {
+            for round in 0..5 {
+                let sql = format!("SELECT {writer}{round} AS id");
+                assert!(catalog.create_view(&CreateView { replace: true, ..create("v", &sql) }).await.unwrap());
+            }
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+    // Versions are kept up to the property version.history.num-entries, 10 by default.
+    let view = lake.catalog.load_view("s", "v").await.unwrap().unwrap();
+    assert_eq!((view.metadata.current_version_id(), view.metadata.history().len()), (40, 10));
+}
+
+#[tokio::test]
+async fn packed_metadata_are_read_and_damage_is_named() {
+    let lake = Lake::empty().await;
+    let catalog = &lake.catalog;
+    catalog.create_view(&create("v", "SELECT 1 AS id")).await.unwrap();
+    let folder = lake.folder.path().join("warehouse/s/v/metadata");
+    let file = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let plain = std::fs::read(&file).unwrap();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, &plain).unwrap();
+    let packed = packed.finish().unwrap();
+    std::fs::write(&file, &packed).unwrap();
+    assert_eq!(catalog.load_view("s", "v").await.unwrap().unwrap().text().unwrap().1, "SELECT 1 AS id");
+    let nested = "[".repeat(1 << 20).into_bytes();
+    for damaged in [&packed[..packed.len() - 9], &plain[..plain.len() - 9], b"{}", b"", &nested] {
+        std::fs::write(&file, damaged).unwrap();
+        let error = catalog.load_view("s", "v").await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::DataCorrupt);
+        assert!(
+            error.message().contains("view lake.s.v") && error.hint().unwrap().contains("metadata.json"),
+            "{error}"
+        );
+    }
+    assert!(catalog.drop_view("s", "v").await.unwrap());
+}
