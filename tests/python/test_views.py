@@ -215,7 +215,7 @@ def test_views_are_replaced_while_they_are_read(town, cursor, catalog):
                 try:
                     seen.update(rows(own, f"SELECT writer, round FROM {view}"))
                 except Exception as error:
-                    assert "TABLE_NOT_FOUND" in str(error) and not seen, "it is there from its first version on"
+                    assert "TABLE_NOT_FOUND" in str(error) and not seen, (str(error), seen)  # it is not there yet
         return seen
 
     with ThreadPoolExecutor(writers + 1) as pool:
@@ -297,6 +297,9 @@ def test_metadata_of_friends_and_enemies(town, cursor):
     assert names(cursor, "SELECT id FROM files.hostile.packed ORDER BY 1") == [1, 2, 3, 4]
     cursor.execute("COMMENT ON VIEW files.hostile.packed IS 'ours now'")
     assert rows(cursor, "SHOW VIEWS FROM files.hostile LIKE 'packed'") == [("packed", "ours now")]
+    with closing(sqlite3.connect(town.folder / "files.db", timeout=30)) as database:
+        ((location,),) = database.execute("SELECT metadata_location FROM iceberg_tables WHERE table_name = 'packed'")
+    assert "/00001-" in location and ".gz." not in location, "Java takes a file of that name for a packed one"
 
     bomb = gzip.compress(b" " * (300 << 20))
     missing = "s3://warehouse/files/hostile/v/metadata/00000-gone.metadata.json"

@@ -76,7 +76,7 @@ impl ViewCatalog for SqlCatalog {
             Err(error) => return CommitOutcome::Rejected(invalid(&self.name, name, error)),
         };
         let next = match MetadataLocation::from_str(&base.metadata_location) {
-            Ok(location) => location.with_next_version().to_string(),
+            Ok(location) => uncompressed(&location.with_next_version().to_string()),
             // Another engine's name: the numbering starts anew, the id keeps it unique.
             Err(_) => first_location(built.metadata.location()),
         };
@@ -149,6 +149,14 @@ impl SqlCatalog {
 fn parse(bytes: &[u8], what: &str) -> Result<ViewMetadata> {
     let json = if is_compressed(bytes) { Cow::Owned(unpack(bytes, what)?) } else { Cow::Borrowed(bytes) };
     serde_json::from_slice(&json).map_err(|error| undecodable(what).with_source(error))
+}
+
+/// The name of a file that is not packed, whatever the one before it was: Java goes by the name.
+fn uncompressed(location: &str) -> String {
+    match location.strip_suffix(".gz.metadata.json") {
+        Some(stem) => format!("{stem}.metadata.json"),
+        None => location.to_string(),
+    }
 }
 
 /// Where the first metadata file of a view goes, named as those of tables are.

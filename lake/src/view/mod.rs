@@ -25,6 +25,9 @@ const DIALECTS: [&str; 4] = [OUR_DIALECT, "trino", "spark", "ansi"];
 /// In the summary of a version: the columns of its query, a JSON array of names in the order of the view's columns. A view
 /// with names of its own cannot be matched to its query by name without it.
 const QUERY_COLUMNS: &str = "townlake.query-columns";
+/// The same as Spark has it: a property of the view, names between commas. Without it Spark matches by position, and reads `*`
+/// of a table that got columns wrongly.
+const SPARK_QUERY_COLUMNS: &str = "spark.query-column-names";
 
 /// `CREATE [OR REPLACE] VIEW`.
 #[derive(Debug, Clone, Default)]
@@ -119,7 +122,11 @@ impl LoadedView {
     /// The name that the query gives the column of the view at this position; `None`: another engine made the view and did not
     /// say.
     pub fn query_columns(&self) -> Option<Vec<String>> {
-        serde_json::from_str(self.metadata.current_version().summary().get(QUERY_COLUMNS)?).ok()
+        if let Some(names) = self.metadata.current_version().summary().get(QUERY_COLUMNS) {
+            return serde_json::from_str(names).ok();
+        }
+        let names = self.metadata.properties().get(SPARK_QUERY_COLUMNS)?;
+        Some(names.split(',').map(str::to_string).collect())
     }
 
     /// Whether what the query gives now can be read as the view's column at this position: the same type, or a narrower one.

@@ -194,9 +194,22 @@ async fn packed_metadata_are_read_and_damage_is_named() {
     let packed = packed.finish().unwrap();
     std::fs::write(&file, &packed).unwrap();
     assert_eq!(catalog.load_view("s", "v").await.unwrap().unwrap().text().unwrap().1, "SELECT 1 AS id");
+    // As Java names it; the next one is plain, and so is its name.
+    let java = file.to_str().unwrap().replace(".metadata.json", ".gz.metadata.json");
+    std::fs::rename(&file, &java).unwrap();
+    let path = format!("sqlite://{}/catalog.db", lake.folder.path().display());
+    let database = sqlx::SqlitePool::connect(&path).await.unwrap();
+    let sql = "UPDATE iceberg_tables SET metadata_location = $1";
+    sqlx::query(sql).bind(format!("file://{java}")).execute(&database).await.unwrap();
+    assert!(catalog.comment_view("s", "v", Some("x")).await.unwrap());
+    let sql = "SELECT metadata_location FROM iceberg_tables";
+    let location: String = sqlx::query_scalar(sql).fetch_one(&database).await.unwrap();
+    assert!(location.contains("/00001-") && !location.contains(".gz"), "{location}");
+    let file = location.strip_prefix("file://").unwrap();
+    assert!(std::fs::read(file).unwrap().starts_with(b"{"));
     let nested = "[".repeat(1 << 20).into_bytes();
     for damaged in [&packed[..packed.len() - 9], &plain[..plain.len() - 9], b"{}", b"", &nested] {
-        std::fs::write(&file, damaged).unwrap();
+        std::fs::write(file, damaged).unwrap();
         let error = catalog.load_view("s", "v").await.unwrap_err();
         assert_eq!(error.code(), ErrorCode::DataCorrupt);
         assert!(

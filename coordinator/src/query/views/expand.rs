@@ -64,13 +64,24 @@ impl Planner<'_> {
         found.touched.insert(name.catalog.clone());
         let table = match self.catalogs.table(self.context, name, None).await? {
             Some(table) => table,
-            None => match self.catalogs.view(self.context, name).await? {
-                Some(view) => self.expand(name, &view, found).await?,
-                None => return Err(self.catalogs.not_found(self.context, name).await),
-            },
+            None => {
+                let view = self.view(name).await?;
+                self.expand(name, &view, found).await?
+            }
         };
         found.insert(name.clone(), Arc::clone(&table));
         Ok(table)
+    }
+
+    /// The view of this name, also one that is made in this moment.
+    async fn view(&self, name: &TableName) -> Result<LoadedView> {
+        if let Some(view) = self.catalogs.view(self.context, name).await? {
+            return Ok(view);
+        }
+        let missing = self.catalogs.not_found(self.context, name).await;
+        let is_there_now = missing.code() == ErrorCode::NotSupported;
+        let view = if is_there_now { self.catalogs.view(self.context, name).await? } else { None };
+        view.ok_or(missing)
     }
 
     /// Checks a plan that views may be part of.
