@@ -14,6 +14,7 @@ use townlake_common::{Error, ErrorCode, Result};
 
 use super::metadata_file::unreadable;
 use super::rest_client::RestClient;
+use super::rest_views::is_without_views;
 use super::views::ViewCatalog;
 use super::{Catalog, CommitOutcome, NewTable, TableHead, TableName};
 
@@ -41,7 +42,7 @@ impl RestCatalog {
             let mut query = query.to_vec();
             query.push(("pageToken", &page));
             let answer = self.client.call(Method::GET, path, &query, None).await?;
-            if matches!(answer.status.as_u16(), 405 | 406 | 501) && path.last() == Some(&"views") {
+            if path.last() == Some(&"views") && is_without_views(&answer) {
                 return Ok(Vec::new());
             }
             let Some(mut body) = answer.found(&self.name)? else { return Ok(Vec::new()) };

@@ -19,6 +19,11 @@ use super::{Catalog, CommitOutcome, TableName};
 /// What servers answer that do not know the endpoint: no such method, not acceptable, not implemented.
 const UNKNOWN_ENDPOINT: [u16; 3] = [405, 406, 501];
 
+/// Whether the answer to a look at views says that the server has none at all. Some say that the request is a bad one.
+pub(super) fn is_without_views(answer: &Answer) -> bool {
+    answer.status.as_u16() == 400 || UNKNOWN_ENDPOINT.contains(&answer.status.as_u16())
+}
+
 #[async_trait]
 impl ViewCatalog for RestCatalog {
     async fn list(&self, namespace: &str) -> Result<Vec<String>> {
@@ -28,7 +33,7 @@ impl ViewCatalog for RestCatalog {
     async fn load_view(&self, name: &TableName) -> Result<Option<ViewHead>> {
         let namespace = path_of(&name.namespace);
         let answer = self.client.call(Method::GET, &view_path(&namespace, name), &[], None).await?;
-        if UNKNOWN_ENDPOINT.contains(&answer.status.as_u16()) {
+        if is_without_views(&answer) {
             return Ok(None);
         }
         answer.found(&self.name)?.map(|body| self.view_head(name, body)).transpose()
@@ -127,7 +132,7 @@ impl RestCatalog {
     pub(super) async fn is_view(&self, name: &TableName) -> Result<bool> {
         let namespace = path_of(&name.namespace);
         let answer = self.client.call(Method::GET, &view_path(&namespace, name), &[], None).await?;
-        match UNKNOWN_ENDPOINT.contains(&answer.status.as_u16()) {
+        match is_without_views(&answer) {
             true => Ok(false),
             false => Ok(answer.found(&self.name)?.is_some()),
         }
