@@ -10,7 +10,7 @@ use iceberg::spec::{NestedField, Schema, ViewMetadata, ViewMetadataBuilder, View
 use serde_json::json;
 use townlake_common::{Error, ErrorCode, Result};
 
-use super::{CreateView, LoadedView, OUR_DIALECT, QUERY_COLUMNS, SPARK_QUERY_COLUMNS};
+use super::{CreateView, LoadedView, OUR_DIALECT, QUERY_COLUMNS};
 use crate::catalog::views::{NewView, invalid};
 use crate::catalog::{CommitOutcome, TableName};
 use crate::commit::{FIRST_PAUSE, wait};
@@ -51,10 +51,9 @@ impl LakeCatalog {
         }
         let version = version_of(create, &schema)?;
         let change = |metadata: &ViewMetadata| {
-            let properties = properties_of(create);
-            let gone: Vec<String> = [COMMENT, SPARK_QUERY_COLUMNS].map(str::to_string).into();
-            let gone: Vec<String> = gone.into_iter().filter(|key| !properties.contains_key(key)).collect();
-            let builder = metadata.clone().into_builder().remove_properties(&gone);
+            let properties = comment_of(create);
+            let gone: &[String] = if properties.is_empty() { &[COMMENT.to_string()] } else { &[] };
+            let builder = metadata.clone().into_builder().remove_properties(gone);
             let builder = builder.set_properties(properties)?;
             builder.set_current_version(version.clone(), schema.clone())
         };
@@ -65,7 +64,7 @@ impl LakeCatalog {
                 return Ok(true);
             }
             let (schema, version) = (schema.clone(), version.clone());
-            let view = NewView { schema, version, properties: properties_of(create) };
+            let view = NewView { schema, version, properties: comment_of(create) };
             match self.catalog.views().create(&name, view).await {
                 Ok(()) => return Ok(true),
                 Err(error) if error.code() != ErrorCode::AlreadyExists => return Err(error),
@@ -209,13 +208,6 @@ fn version_of(create: &CreateView, schema: &Schema) -> Result<ViewVersion> {
         .build())
 }
 
-fn properties_of(create: &CreateView) -> HashMap<String, String> {
-    let mut properties = HashMap::new();
-    if let Some(comment) = &create.comment {
-        properties.insert(COMMENT.to_string(), comment.clone());
-    }
-    if !create.query_columns.iter().any(|name| name.contains(',')) {
-        properties.insert(SPARK_QUERY_COLUMNS.to_string(), create.query_columns.join(","));
-    }
-    properties
+fn comment_of(create: &CreateView) -> HashMap<String, String> {
+    create.comment.iter().map(|comment| (COMMENT.to_string(), comment.clone())).collect()
 }

@@ -25,8 +25,7 @@ const DIALECTS: [&str; 4] = [OUR_DIALECT, "trino", "spark", "ansi"];
 /// In the summary of a version: the columns of its query, a JSON array of names in the order of the view's columns. A view
 /// with names of its own cannot be matched to its query by name without it.
 const QUERY_COLUMNS: &str = "townlake.query-columns";
-/// The same as Spark has it: a property of the view, names between commas. Without it Spark matches by position, and reads `*`
-/// of a table that got columns wrongly.
+/// The same as Spark has it: a property of the view, names between commas.
 const SPARK_QUERY_COLUMNS: &str = "spark.query-column-names";
 
 /// `CREATE [OR REPLACE] VIEW`.
