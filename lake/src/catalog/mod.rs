@@ -8,6 +8,8 @@ pub(crate) mod rest;
 mod rest_client;
 #[cfg(test)]
 mod rest_tests;
+#[cfg(test)]
+mod rest_view_tests;
 mod rest_views;
 pub(crate) mod sql;
 mod sql_database;

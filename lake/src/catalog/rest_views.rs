@@ -163,7 +163,7 @@ impl RestCatalog {
 
 /// The updates without the schema and the version that the view has already, which are then named by their ids: servers leave
 /// out what they know, and "the last added" (-1) is nothing for them.
-fn without_known(mut updates: Value, base: &ViewMetadata, made: &ViewMetadata) -> Value {
+pub(super) fn without_known(mut updates: Value, base: &ViewMetadata, made: &ViewMetadata) -> Value {
     const LAST_ADDED: i32 = -1;
     let (schema, version) = (made.current_version().schema_id(), made.current_version_id());
     let knows_schema = base.schema_by_id(schema).is_some();
