@@ -85,6 +85,12 @@ impl QueryContext {
         drop(pins); // outside the lock: a pin may do much when it goes
     }
 
+    /// All pins of one type.
+    pub fn pins<T: Any + Send + Sync>(&self) -> Vec<Arc<T>> {
+        let pins = self.pins.lock();
+        pins.values().filter_map(|cell| Arc::clone(cell.get()?).downcast::<T>().ok()).collect()
+    }
+
     /// The keys of all pins, sorted: what EXPLAIN and the query history show.
     pub fn pin_keys(&self) -> Vec<String> {
         let mut keys: Vec<_> =

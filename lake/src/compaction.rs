@@ -1,7 +1,7 @@
 //! Which data files of a table are better written anew: small ones, those that rows are deleted of, and those that are
 //! partitioned as the table was before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use townlake_common::Result;
 
@@ -22,15 +22,16 @@ pub struct Compaction {
 }
 
 /// Chooses files below `threshold` bytes, and all with deletes or of another partition spec than today's. A partition in
-/// which the rows need as many files as they have is left alone.
+/// which the rows need as many files as they have is left alone. `among`: no others than these.
 ///
 /// Errors: those of [`plan_files`]; `INVALID_ARGUMENT` for a table property that is no size.
-pub async fn plan_compaction(table: &LoadedTable, threshold: u64) -> Result<Compaction> {
+pub async fn plan_compaction(table: &LoadedTable, threshold: u64, among: Option<&FilePlan>) -> Result<Compaction> {
     let target = target_file_bytes(table)?;
     let all = plan_files(table, &[]).await?;
     let today = table.metadata.default_partition_spec_id();
+    let among: Option<HashSet<&str>> = among.map(|plan| plan.files.iter().map(|file| file.path.as_str()).collect());
     let mut groups: HashMap<_, Vec<&PlannedFile>> = HashMap::new();
-    for file in &all.files {
+    for file in all.files.iter().filter(|file| among.as_ref().is_none_or(|some| some.contains(file.path.as_str()))) {
         if file.size < threshold || !file.deletes.is_empty() || file.spec_id != today {
             groups.entry(partition(file.spec_id, &file.partition)).or_default().push(file);
         }

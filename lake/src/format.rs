@@ -37,7 +37,16 @@ pub(crate) fn check_writable(table: &LoadedTable) -> Result<()> {
     if let Some(field) = spec.fields().iter().find(|field| field.transform == Transform::Unknown) {
         return Err(unsupported(table, &format!("is partitioned by an unknown transform ({})", field.name)));
     }
+    // The crate `iceberg` would write manifests that it cannot read.
+    if let Some(field) = spec.fields().iter().find(|field| !is_avro_name(&field.name)) {
+        return Err(unsupported(table, &format!("has a partition field that manifests cannot name ({})", field.name)));
+    }
     Ok(())
+}
+
+fn is_avro_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    !name.starts_with(|c: char| c.is_ascii_digit()) && !name.is_empty() && name.chars().all(plain)
 }
 
 fn default_in(field: &NestedField) -> Option<&str> {

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::FieldRef;
-use iceberg::spec::{Schema, SnapshotRef, TableMetadata, Transform, Type, UnboundPartitionSpec};
+use iceberg::spec::{MAIN_BRANCH, Schema, SnapshotRef, TableMetadata, Transform, Type, UnboundPartitionSpec};
 use townlake_common::config::{IcebergCatalog, IcebergCatalogKind};
 use townlake_common::{Error, ErrorCode, QueryId, Result, nearest};
 
+use crate::alter::sort_order;
+use crate::catalog::metadata_file;
 use crate::catalog::rest::RestCatalog;
 use crate::catalog::sql::SqlCatalog;
 use crate::catalog::{Catalog, NewTable, TableHead, TableName};
@@ -24,6 +26,7 @@ pub struct LakeCatalog {
     pub(crate) name: String,
     pub(crate) catalog: Box<dyn Catalog>,
     objects: ObjectAccess,
+    self_maintained: bool,
 }
 
 impl std::fmt::Debug for LakeCatalog {
@@ -57,12 +60,26 @@ impl LakeCatalog {
             }
             IcebergCatalogKind::Rest => Box::new(RestCatalog::open(name, config).await?),
         };
-        Ok(Arc::new(Self { name: name.to_string(), catalog, objects }))
+        Ok(Arc::new(Self { name: name.to_string(), catalog, objects, self_maintained: config.self_maintained }))
     }
 
     /// The catalog's name in the configuration.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Refuses to look after tables that the catalog looks after itself.
+    ///
+    /// Errors: `NOT_SUPPORTED`.
+    pub fn check_maintained_by_us(&self) -> Result<()> {
+        match self.self_maintained {
+            true => {
+                let message = format!("catalog {} looks after its tables itself", self.name);
+                Err(Error::new(ErrorCode::NotSupported, message)
+                    .with_hint(format!("the configuration says so: [catalogs.{}] self_maintained", self.name)))
+            }
+            false => Ok(()),
+        }
     }
 
     /// All schemas, sorted; the levels of a nested namespace are joined by `.`.
@@ -126,6 +143,7 @@ impl LakeCatalog {
         check_table_name(&create.table)?;
         let iceberg = schema::from_arrow(&create.columns)?;
         let spec = partition_spec(&iceberg, &create.columns, &create.partition)?;
+        let sort_order = sort_order(&create.sort, &iceberg)?;
         if let Some(location) = &create.location {
             self.objects.object_store(location)?; // a location that could never be written to is refused now
         }
@@ -134,7 +152,7 @@ impl LakeCatalog {
         if let Some(comment) = create.comment {
             properties.insert(COMMENT.to_string(), comment);
         }
-        let table = NewTable { schema: iceberg, spec, properties, location: create.location };
+        let table = NewTable { schema: iceberg, spec, sort_order, properties, location: create.location };
         match self.catalog.create_table(&name, table).await {
             Ok(head) => self.pin(&name, head, None).map(|table| Some(Arc::new(table))),
             Err(error) if create.if_not_exists && error.code() == ErrorCode::AlreadyExists => Ok(None),
@@ -151,7 +169,22 @@ impl LakeCatalog {
         let name = TableName::new(schema, table);
         let Some(head) = self.catalog.load(&name).await? else { return Ok(None) };
         let table = self.pin(&name, head, None)?;
-        commit::alter(self.catalog.as_ref(), &table, changes).await.map(Some)
+        commit::alter(self.catalog.as_ref(), &table, changes).await.map(|altered| Some(altered.is_some()))
+    }
+
+    /// Makes a table of a metadata file that is there, which goes on from its state.
+    ///
+    /// Errors: `ALREADY_EXISTS`, `SCHEMA_NOT_FOUND`, `FILE_NOT_FOUND`, `DATA_CORRUPT` for a file that is no metadata,
+    /// `INVALID_QUERY` for a name that no table can have.
+    pub async fn register_table(&self, schema: &str, table: &str, metadata_location: &str) -> Result<LoadedTable> {
+        check_table_name(table)?;
+        let name = TableName::new(schema, table);
+        self.check_no_view(&name).await?;
+        // Read first: whoever keeps the catalog need not look at what it is told.
+        let what = format!("{}.{name}", self.name);
+        metadata_file::read(&self.objects, &self.name, metadata_location, &what).await?;
+        let head = self.catalog.register_table(&name, metadata_location).await?;
+        self.pin(&name, head, None)
     }
 
     /// Gives a table another name in this catalog. `false`: there is no such table.
@@ -226,6 +259,16 @@ impl LakeCatalog {
         there.is_some_and(|there| there.metadata.uuid() == head.metadata.uuid())
     }
 
+    /// Where its tables are registered.
+    pub(crate) fn tables(&self) -> &dyn Catalog {
+        self.catalog.as_ref()
+    }
+
+    /// Its object stores.
+    pub(crate) fn objects(&self) -> &ObjectAccess {
+        &self.objects
+    }
+
     /// Whether the table has a commit of this query now.
     pub(crate) async fn has_commit_of(&self, table: &LoadedTable, query: &QueryId) -> Result<bool> {
         commit::is_committed(self.catalog.as_ref(), &TableName::new(&table.schema, &table.table), query).await
@@ -257,6 +300,7 @@ impl LakeCatalog {
             arrow_schema: schema::to_arrow(&iceberg_schema)?,
             iceberg_schema,
             objects: self.objects.clone(),
+            branch: MAIN_BRANCH.to_string(),
         })
     }
 }
@@ -336,10 +380,20 @@ fn partition_spec(schema: &Schema, columns: &[FieldRef], fields: &[PartitionFiel
     Ok(builder.build())
 }
 
-/// The name of a partition field, as Spark and pyiceberg give it.
+/// The name of a partition field, as Spark and pyiceberg give it. It is a name in the Avro schema of manifests too, so other
+/// characters than Avro takes are written `_x20`, as Iceberg writes them there.
 pub(crate) fn partition_field_name(column: &str, transform: Transform) -> String {
+    let mut plain = String::with_capacity(column.len());
+    for (place, c) in column.char_indices() {
+        match c {
+            '0'..='9' if place == 0 => plain.extend(['_', c]),
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => plain.push(c),
+            other => plain.push_str(&format!("_x{:X}", u32::from(other))),
+        }
+    }
+    let column = plain;
     match transform {
-        Transform::Identity => column.to_string(),
+        Transform::Identity => column,
         Transform::Bucket(_) => format!("{column}_bucket"),
         Transform::Truncate(_) => format!("{column}_trunc"),
         Transform::Void => format!("{column}_null"),

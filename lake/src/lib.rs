@@ -2,7 +2,7 @@
 //!
 //! What lies where: [`LakeCatalog`] finds, creates and commits tables (SQL catalog shared with pyiceberg, or REST);
 //! [`LoadedView`] is a query that a catalog keeps; [`MetadataTable`] is what `"t$files"` and its kin
-//! show; [`LakeObjects`] holds one object-store client per catalog and bucket; `plan` turns a snapshot's manifests into the data
+//! show; `maintenance` looks after old snapshots and files, `import` takes Parquet files in; [`LakeObjects`] holds one object-store client per catalog and bucket; `plan` turns a snapshot's manifests into the data
 //! files that a query must read; `scan` and `write` are the two physical nodes; [`codec`] carries them to executors.
 //!
 //! The crate `iceberg` gives the format only (metadata, manifests, transforms). It stands on an older Arrow, so none of
@@ -18,8 +18,10 @@ mod compaction;
 #[cfg(test)]
 mod damage_tests;
 mod format;
+mod import;
 mod lake_catalog;
 mod leftovers;
+mod maintenance;
 mod metadata_tables;
 mod objects;
 pub mod plan;
@@ -38,11 +40,16 @@ mod view;
 mod whole_ranges;
 mod write;
 
-pub use alter::{CreateReference, DropPartitionField, IfTaken, Position, ReferenceKind, TableChange};
+pub use alter::{
+    BranchMove, CreateReference, DropPartitionField, IfTaken, Position, ReferenceKind, SnapshotChoice, SortKey,
+    TableChange,
+};
 pub use commit::{Delta, Replacement, RowCommand, merges_on_read};
 pub use compaction::{Compaction, plan_compaction};
+pub use import::Imported;
 pub use lake_catalog::LakeCatalog;
 pub use leftovers::Leftovers;
+pub use maintenance::{Deleted, Expiration, Expiry, OrphanFile, OrphanSearch, PositionDeletes};
 pub use metadata_tables::MetadataTable;
 pub use objects::{LakeObjects, ObjectAccess};
 pub use plan::plan_files;
@@ -50,8 +57,8 @@ pub use scan::places::{FILE, POSITION};
 pub use table::LakeTable;
 pub use target_table::{PlannedTarget, TargetTable};
 pub use types::{
-    ColumnBounds, CreateTable, DeleteFile, DeleteKind, FileEntry, FilePlan, LoadedTable, PartitionField, PlannedFile,
-    TableVersion, WrittenFile,
+    ColumnBounds, CreateTable, DeleteFile, DeleteKind, FileEntry, FilePlan, LoadedTable, PartitionField,
+    PinnedSnapshot, PlannedFile, TableVersion, WrittenFile,
 };
 pub use view::{CreateView, LoadedView};
 pub use write::{WRITTEN_FILES_SCHEMA, changed_files, rewrite_plan, row_delta_plan, write_plan, written_files};

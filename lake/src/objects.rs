@@ -131,13 +131,18 @@ impl ObjectAccess {
     /// Deletes files that nothing refers to. A failure leaves an orphan and is only logged.
     pub(crate) async fn discard(&self, uris: Vec<String>) {
         for uri in uris {
-            let deleted = match self.object_store(&uri) {
-                Ok((store, path)) => store.delete(&path).await.map_err(|error| from_object_store(&uri, error)),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = deleted {
+            if let Err(error) = self.delete(&uri).await {
                 tracing::warn!(%uri, ?error, "an orphan file could not be deleted");
             }
+        }
+    }
+
+    /// Deletes a file. One that is not there is deleted already.
+    pub(crate) async fn delete(&self, uri: &str) -> Result<()> {
+        let (store, path) = self.object_store(uri)?;
+        match store.delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(from_object_store(uri, error)),
         }
     }
 

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::common::ScalarValue;
-use iceberg::spec::{DataFile, SnapshotRef, Struct, TableMetadata};
+use iceberg::spec::{DataFile, MAIN_BRANCH, SnapshotRef, Struct, TableMetadata};
+use townlake_common::{Error, ErrorCode, Result};
+use uuid::Uuid;
 
-use townlake_common::Result;
-
-use crate::ObjectAccess;
+use crate::lake_catalog::no_such_reference;
 use crate::plan::file_bounds::FileBounds;
+use crate::write::TARGET_FILE_BYTES;
+use crate::{ObjectAccess, SortKey, refs};
 
 /// Which state of a table a query asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,9 +48,52 @@ pub struct LoadedTable {
     pub iceberg_schema: iceberg::spec::SchemaRef,
     /// How to reach the table's files.
     pub objects: ObjectAccess,
+    /// The branch that is written to.
+    pub branch: String,
 }
 
 impl LoadedTable {
+    /// Whether the main branch is written to.
+    pub fn is_main(&self) -> bool {
+        self.branch == MAIN_BRANCH
+    }
+
+    /// The table as its branch has it, to be written there.
+    ///
+    /// Errors: `SNAPSHOT_NOT_FOUND` where there is no such branch, `INVALID_QUERY` for a tag.
+    pub fn on_branch(&self, name: &str) -> Result<Self> {
+        let table = self.full_name();
+        let Some(reference) = refs::all(&self.metadata).remove(name) else {
+            return Err(no_such_reference(&self.metadata, name, &table));
+        };
+        if !reference.is_branch() {
+            let message = format!("`{name}` of table {table} is a tag: nothing is written to it");
+            return Err(Error::new(ErrorCode::InvalidQuery, message));
+        }
+        Ok(Self {
+            snapshot: self.metadata.snapshot_by_id(reference.snapshot_id).cloned(),
+            iceberg_schema: self.metadata.current_schema().clone(),
+            branch: name.to_string(),
+            ..self.clone()
+        })
+    }
+
+    /// The same table, as if it wanted data files of this size. Only for writing: no catalog is told.
+    ///
+    /// Errors: `INTERNAL`, which metadata that was read does not give.
+    pub fn with_target_file_bytes(&self, bytes: u64) -> Result<Self> {
+        let property = HashMap::from([(TARGET_FILE_BYTES.to_string(), bytes.to_string())]);
+        let built = self.metadata.as_ref().clone().into_builder(None).set_properties(property);
+        let built = built.and_then(iceberg::spec::TableMetadataBuilder::build);
+        let built = built.map_err(|error| Error::internal("a property cannot be set").with_source(error))?;
+        Ok(Self { metadata: Arc::new(built.metadata), ..self.clone() })
+    }
+
+    /// A number of the snapshot's summary (`total-records`), where it says one.
+    pub fn summary_number(&self, key: &str) -> Option<i64> {
+        self.snapshot.as_ref()?.summary().additional_properties.get(key)?.parse().ok()
+    }
+
     /// `catalog.schema.table`, for messages and plans.
     pub fn full_name(&self) -> String {
         format!("{}.{}.{}", self.catalog, self.schema, self.table)
@@ -91,6 +136,25 @@ impl fmt::Debug for LoadedTable {
             .field("metadata_location", &self.metadata_location)
             .field("snapshot", &self.snapshot_id())
             .finish_non_exhaustive()
+    }
+}
+
+/// A snapshot that a query reads, for as long as the query's pin of it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PinnedSnapshot {
+    table: Uuid,
+    snapshot: i64,
+}
+
+impl PinnedSnapshot {
+    /// That of a loaded table; `None` while the table is empty.
+    pub fn of(table: &LoadedTable) -> Option<Self> {
+        table.snapshot_id().map(|snapshot| Self { table: table.metadata.uuid(), snapshot })
+    }
+
+    /// The snapshot's id, if it is one of this table.
+    pub fn in_table(&self, table: &LoadedTable) -> Option<i64> {
+        (self.table == table.metadata.uuid()).then_some(self.snapshot)
     }
 }
 
@@ -259,6 +323,8 @@ pub struct CreateTable {
     pub columns: Vec<FieldRef>,
     /// The partition fields, in order.
     pub partition: Vec<PartitionField>,
+    /// What the rows of each file are sorted by.
+    pub sort: Vec<SortKey>,
     /// Iceberg table properties.
     pub properties: BTreeMap<String, String>,
     /// Kept as the property `comment`.

@@ -46,6 +46,9 @@ pub struct IcebergCatalog {
     /// S3: bucket in the path rather than in the host name.
     #[serde(default)]
     pub s3_path_style: bool,
+    /// Whether the catalog compacts tables and expires snapshots itself (R2 Data Catalog can): then we do not.
+    #[serde(default)]
+    pub self_maintained: bool,
     /// Users and groups who may read.
     #[serde(default)]
     pub readers: Vec<String>,

@@ -21,7 +21,7 @@ use townlake_common::config::{CatalogConfig, IcebergCatalog};
 use townlake_common::{Error, ErrorCode, Principal, QueryContext, Result};
 use townlake_connectors::{Source, SourceConnections, SourceTable, TableKeys, TableKind};
 use townlake_governance::Access;
-use townlake_lake::{LakeCatalog, LakeObjects, LakeTable, LoadedTable, MetadataTable, TableVersion};
+use townlake_lake::{LakeCatalog, LakeObjects, LakeTable, LoadedTable, MetadataTable, PinnedSnapshot, TableVersion};
 
 pub use names::{Current, TableName};
 pub use types::sql_type;
@@ -171,7 +171,7 @@ impl Catalogs {
         match backend {
             Backend::Lake(lake) => match MetadataTable::split(&name.table) {
                 Some((table, of)) => self.metadata_table(query, &lake, name, (table, of), version).await,
-                None => Ok(lake.load(&name.schema, &name.table, version).await?.map(LakeTable::new)),
+                None => Ok(load(query, &lake, name, version).await?.map(LakeTable::new)),
             },
             Backend::Source(source) => source.table(query, &name.schema, &name.table).await,
             Backend::System => {
@@ -225,7 +225,7 @@ impl Catalogs {
     ) -> Result<(Arc<LakeCatalog>, Arc<LoadedTable>)> {
         let lake = self.writable(&query.principal, &name.catalog).await?;
         Self::check_no_metadata_table(name)?;
-        match lake.load(&name.schema, &name.table, None).await? {
+        match load(query, &lake, name, None).await? {
             Some(table) => Ok((lake, table)),
             None => Err(self.not_found(query, name).await),
         }
@@ -276,6 +276,21 @@ impl fmt::Debug for Catalogs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Catalogs").field("lakes", &self.lakes.keys()).field("sources", &self.sources).finish()
     }
+}
+
+/// Loads a table of a lake. Its snapshot is pinned: it is not expired while the query runs.
+async fn load(
+    query: &QueryContext,
+    lake: &LakeCatalog,
+    name: &TableName,
+    version: Option<&TableVersion>,
+) -> Result<Option<Arc<LoadedTable>>> {
+    let Some(table) = lake.load(&name.schema, &name.table, version).await? else { return Ok(None) };
+    if let Some(pinned) = PinnedSnapshot::of(&table) {
+        let snapshot = table.snapshot_id().unwrap_or_default();
+        query.pin(&format!("snapshot {snapshot} of {name}"), || async { Ok(pinned) }).await?;
+    }
+    Ok(Some(table))
 }
 
 fn memory_table(batch: RecordBatch) -> Result<Arc<dyn TableProvider>> {

@@ -7,10 +7,10 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use townlake_common::{Error, ErrorCode, Result};
-use townlake_lake::{DropPartitionField, Position, TableChange};
+use townlake_lake::{DropPartitionField, Position, SortKey, TableChange};
 
 use super::changes::SMALL_FILE_BYTES;
-use super::create_table::{parenthesized, partition_field, property};
+use super::create_table::{parenthesized, partition_field, property, sort_key};
 use super::parse::{expect_end, normalize, parse_error, parse_name, parser};
 use super::references::{create_reference, drop_reference};
 use super::statement::{AlterTableStatement, Alteration, Name, NewColumn, Statement};
@@ -61,11 +61,14 @@ fn alter_table(parser: &mut Parser<'_>) -> Parsed<AlterTableStatement> {
         "unset" => Alteration::Changes(vec![unset_properties(parser)?]),
         "create" => Alteration::Changes(vec![create_reference(parser)?]),
         "execute" => execute(parser)?,
+        "write" => Alteration::Changes(vec![TableChange::SetSortOrder(write_order(parser)?)]),
         _ => {
             parser.prev_token();
             let token = parser.peek_token();
-            return Ok(parser
-                .expected("ADD, ALTER, CREATE, DROP, EXECUTE, RENAME, SET or UNSET after the table's name", token)?);
+            return Ok(parser.expected(
+                "ADD, ALTER, CREATE, DROP, EXECUTE, RENAME, SET, UNSET or WRITE after the table's name",
+                token,
+            )?);
         }
     };
     Ok(AlterTableStatement { table, if_exists, alteration })
@@ -90,6 +93,24 @@ fn execute(parser: &mut Parser<'_>) -> Parsed<Alteration> {
         Fault::Refused(Error::new(ErrorCode::InvalidArgument, message).with_hint("write it like '100MB'"))
     })?;
     Ok(Alteration::Optimize { threshold: size.as_u64() })
+}
+
+/// `[LOCALLY] ORDERED BY key, …` or `UNORDERED`, as Spark has it. Files are sorted, not the table.
+fn write_order(parser: &mut Parser<'_>) -> Parsed<Vec<SortKey>> {
+    if word(parser, "unordered") {
+        return Ok(Vec::new());
+    }
+    let locally = word(parser, "locally");
+    if !word(parser, "ordered") {
+        let token = parser.peek_token();
+        let wanted = if locally { "ORDERED BY" } else { "ORDERED BY or UNORDERED" };
+        return Ok(parser.expected(wanted, token)?);
+    }
+    parser.expect_keyword(Keyword::BY)?;
+    Ok(match parser.peek_token().token {
+        Token::LParen => parenthesized(parser, sort_key)?,
+        _ => parser.parse_comma_separated(sort_key)?,
+    })
 }
 
 /// The next word, in lower case.

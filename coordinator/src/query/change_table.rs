@@ -13,6 +13,7 @@ use townlake_connectors::COMMENT;
 use townlake_lake::{LakeCatalog, TableChange};
 
 use super::alter_table::SqlType;
+use super::changes::Optimization;
 use super::service::{Run, command_batch};
 use super::statement::{AlterTableStatement, Alteration, Name, NewColumn};
 use super::write::columns_of;
@@ -29,7 +30,14 @@ impl Run<'_> {
         Catalogs::check_no_metadata_table(&name)?;
         let done = match &alter.alteration {
             Alteration::RenameTo(to) => rename(lake, &name, to).await?,
-            Alteration::Optimize { threshold } => return self.optimize(&name, *threshold).await,
+            Alteration::Optimize { threshold } => {
+                let wanted = Optimization { threshold: *threshold, target: None, filter: None };
+                let done = self.optimize(&name, &wanted).await?;
+                return match done.rewritten_files {
+                    0 => command_batch("OPTIMIZE: nothing to do"),
+                    files => command_batch(format!("OPTIMIZE: {files} files became {}", done.added_files)),
+                };
+            }
             other => {
                 let changes = changes(&planner.empty_state(), other).await?;
                 let table = name.clone();
@@ -62,7 +70,7 @@ impl Run<'_> {
     }
 }
 
-/// Does the work to its end, also when the client goes away.
+/// Runs a change of a catalog to its end, also where the client goes away.
 pub(super) async fn uninterrupted<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {

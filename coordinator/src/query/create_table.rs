@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use townlake_common::{Error, ErrorCode, Result};
-use townlake_lake::PartitionField;
+use townlake_lake::{PartitionField, SortKey};
 
 use super::parse::{expect_end, name_of, normalize, parse_ast, parse_error, parser};
 use super::statement::{CreateTableStatement, Statement};
@@ -17,6 +17,7 @@ use super::tokens::{is_keyword, is_word};
 #[derive(Debug, Default)]
 struct TableClauses {
     partition: Vec<PartitionField>,
+    sort: Vec<SortKey>,
     comment: Option<String>,
     properties: Vec<(String, String)>,
 }
@@ -38,6 +39,7 @@ pub(super) fn parse_create_table(tokens: &[TokenWithSpan], versions: Clauses) ->
         if_not_exists: create.if_not_exists,
         as_query: create.query.is_some(),
         partition: clauses.partition,
+        sort: clauses.sort,
         comment: clauses.comment,
         properties: clauses.properties,
         ast: Box::new(ast),
@@ -64,8 +66,8 @@ fn clause_range(tokens: &[TokenWithSpan]) -> (usize, usize) {
         if is_keyword(token, Keyword::AS) {
             return (from.unwrap_or(index), index);
         }
-        let opens =
-            is_word(token, "partitioned") || is_keyword(token, Keyword::COMMENT) || is_keyword(token, Keyword::WITH);
+        let is_layout = is_word(token, "partitioned") || is_word(token, "sorted");
+        let opens = is_layout || is_keyword(token, Keyword::COMMENT) || is_keyword(token, Keyword::WITH);
         if opens && from.is_none() {
             from = Some(index);
         }
@@ -91,6 +93,10 @@ fn clauses(parser: &mut Parser<'_>) -> Result<TableClauses, ParserError> {
             parser.next_token();
             parser.expect_keyword(Keyword::BY)?;
             clauses.partition = parenthesized(parser, partition_field)?;
+        } else if is_word(Some(&token), "sorted") && clauses.sort.is_empty() {
+            parser.next_token();
+            parser.expect_keyword(Keyword::BY)?;
+            clauses.sort = parenthesized(parser, sort_key)?;
         } else if is_keyword(Some(&token), Keyword::COMMENT) && clauses.comment.is_none() {
             parser.next_token();
             let _optional = parser.consume_token(&Token::Eq);
@@ -101,7 +107,7 @@ fn clauses(parser: &mut Parser<'_>) -> Result<TableClauses, ParserError> {
         } else if token.token == Token::EOF {
             return Ok(clauses);
         } else {
-            return parser.expected("PARTITIONED BY, COMMENT, WITH (each once) or AS", token);
+            return parser.expected("PARTITIONED BY, SORTED BY, COMMENT, WITH (each once) or AS", token);
         }
     }
 }
@@ -147,6 +153,17 @@ pub(super) fn partition_field(parser: &mut Parser<'_>) -> Result<PartitionField,
     };
     parser.expect_token(&Token::RParen)?;
     Ok(field)
+}
+
+/// `column [ASC | DESC] [NULLS FIRST | NULLS LAST]`. As in Spark, rows without a value are the least, where nothing is said.
+pub(super) fn sort_key(parser: &mut Parser<'_>) -> Result<SortKey, ParserError> {
+    let column = normalize(parser.parse_identifier()?);
+    let descending = parser.parse_one_of_keywords(&[Keyword::ASC, Keyword::DESC]) == Some(Keyword::DESC);
+    let nulls_first = match parser.parse_keyword(Keyword::NULLS) {
+        true => parser.expect_one_of_keywords(&[Keyword::FIRST, Keyword::LAST])? == Keyword::FIRST,
+        false => !descending,
+    };
+    Ok(SortKey { column, descending, nulls_first })
 }
 
 fn width_and_column(parser: &mut Parser<'_>) -> Result<(u32, String), ParserError> {
@@ -237,12 +254,14 @@ mod tests {
     fn clauses_in_any_order() {
         let create = create(
             "CREATE TABLE IF NOT EXISTS lake.s.t (id BIGINT NOT NULL, ts TIMESTAMP, comment VARCHAR, price DECIMAL(12, 2)) \
-             COMMENT 'sales' PARTITIONED BY (bucket(16, id), days(ts), truncate(comment, 4), \"Region\") \
+             COMMENT 'sales' SORTED BY (id DESC, ts NULLS LAST) PARTITIONED BY (bucket(16, id), days(ts), truncate(comment, 4), \"Region\") \
              WITH (location = 's3://b/x', \"write.parquet.compression-codec\" = 'zstd')",
         );
         assert!(create.if_not_exists && !create.as_query);
         let fields: Vec<_> = create.partition.iter().map(|f| (f.transform.as_str(), f.column.as_str())).collect();
         assert_eq!(fields, [("bucket[16]", "id"), ("day", "ts"), ("truncate[4]", "comment"), ("identity", "Region")]);
+        let keys: Vec<_> = create.sort.iter().map(|k| (k.column.as_str(), k.descending, k.nulls_first)).collect();
+        assert_eq!(keys, [("id", true, false), ("ts", false, false)]);
         assert_eq!(create.comment.as_deref(), Some("sales"));
         assert_eq!(create.properties[1], ("write.parquet.compression-codec".to_string(), "zstd".to_string()));
     }

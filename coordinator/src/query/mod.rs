@@ -3,7 +3,7 @@
 //! [`QueryService`] is what the doors talk to. A statement goes through `tokens`, `time_travel` and `parse` to a
 //! [`Statement`], through `planner` to a logical plan over what its principal may read, through `placement` to the place
 //! where it runs, and through `rows` back to the client. `write` makes tables and
-//! rows, `changes` changes rows, `views` is all about views, `show` and `explain` tell, and
+//! rows, `changes` changes rows, `procedures` looks after tables, `views` is all about views, `show` and `explain` tell, and
 //! [`Registry`] knows every query and leaves its audit rows.
 
 mod alter_table;
@@ -23,6 +23,7 @@ mod parameters;
 mod parse;
 mod placement;
 mod planner;
+mod procedures;
 mod references;
 mod registry;
 mod relation;
@@ -42,6 +43,7 @@ mod write;
 pub use changes::ChangeStatement;
 pub use ingest::{IngestMode, IngestTarget};
 pub use parse::parse;
+pub use procedures::CallArgument;
 pub use registry::{QueryInfo, QueryState, Registry, Tracked};
 pub use service::{Prepared, QueryService, Running};
 pub use statement::{

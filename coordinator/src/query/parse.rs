@@ -13,9 +13,10 @@ use super::alter_table::parse_alter_table;
 use super::changes::{parse_change, parse_truncate};
 use super::create_table::parse_create_table;
 use super::depth::check_depth;
+use super::procedures::CallArgument;
 use super::settings;
 use super::statement::{Name, Statement};
-use super::time_travel::{Clauses, attach_clauses, take_clauses};
+use super::time_travel::{Clauses, attach_clauses, take_branch, take_clauses};
 use super::tokens::{DIALECT, is_keyword, is_word, location_of, syntax_error, tokens_of_one_statement};
 use super::views::parse_view_statement;
 
@@ -50,9 +51,15 @@ pub(super) fn parse_tokens(tokens: &[TokenWithSpan], clauses: Clauses) -> Result
         || is_keyword(first, Keyword::VALUES)
         || matches!(first.map(|t| &t.token), Some(Token::LParen));
     if is_query || is_keyword(first, Keyword::INSERT) {
-        let mut ast = parse_ast(tokens)?;
+        let (mut ast, mut clauses) = (parse_ast(tokens)?, clauses);
+        let branch = match &ast {
+            AstStatement::Insert(Insert { table: TableObject::TableName(name), .. }) => {
+                take_branch(name, &mut clauses)?
+            }
+            _ => None,
+        };
         attach_clauses(&mut ast, clauses)?;
-        return query_or_insert(ast);
+        return query_or_insert(ast, branch);
     }
     if [Keyword::DELETE, Keyword::UPDATE, Keyword::MERGE].iter().any(|keyword| is_keyword(first, *keyword)) {
         let mut ast = parse_ast(tokens)?;
@@ -152,7 +159,7 @@ fn explain(tokens: &[TokenWithSpan], clauses: Clauses) -> Result<Statement> {
     }
 }
 
-fn query_or_insert(ast: AstStatement) -> Result<Statement> {
+fn query_or_insert(ast: AstStatement, branch: Option<String>) -> Result<Statement> {
     match ast {
         AstStatement::Query(query) => {
             match query.body.as_ref() {
@@ -168,7 +175,7 @@ fn query_or_insert(ast: AstStatement) -> Result<Statement> {
         }
         AstStatement::Insert(insert) => {
             let (table, overwrite) = (check_insert(&insert)?, insert.overwrite);
-            Ok(Statement::Insert { table, overwrite, ast: Box::new(AstStatement::Insert(insert)) })
+            Ok(Statement::Insert { table, branch, overwrite, ast: Box::new(AstStatement::Insert(insert)) })
         }
         _ => Err(Error::internal("the parser returned another statement than its first word says")),
     }
@@ -326,11 +333,12 @@ fn call(parser: &mut Parser<'_>) -> Parsed<Option<Statement>> {
         if !arguments.is_empty() {
             parser.expect_token(&Token::Comma)?;
         }
-        let token = parser.next_token();
-        match &token.token {
-            Token::SingleQuotedString(text) | Token::Number(text, _) => arguments.push(text.clone()),
-            _ => return parser.expected("a quoted text or a number", token),
+        let is_named = parser.peek_nth_token(1).token == Token::RArrow;
+        let name = if is_named { Some(normalize(parser.parse_identifier()?)) } else { None };
+        if is_named {
+            parser.expect_token(&Token::RArrow)?;
         }
+        arguments.push(CallArgument { name, value: parser.parse_expr()? });
     }
     Ok(Some(Statement::Call { name, arguments }))
 }
@@ -436,7 +444,14 @@ mod tests {
         let Statement::Call { name, arguments } = parse("CALL system.runtime.kill_query('01abc')").unwrap() else {
             panic!()
         };
-        assert_eq!((name.to_string().as_str(), arguments), ("system.runtime.kill_query", vec!["01abc".to_string()]));
+        assert_eq!(name.to_string(), "system.runtime.kill_query");
+        assert!(matches!(arguments.as_slice(), [CallArgument { name: None, value }] if value.to_string() == "'01abc'"));
+        let Statement::Call { arguments, .. } =
+            parse("CALL a.system.p('t', -1, \"X\" => now() - interval '1' day)").unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!(arguments.iter().map(|a| a.name.as_deref()).collect::<Vec<_>>(), [None, None, Some("X")]);
         let Statement::Explain { analyze: true, verbose: true, .. } =
             parse("explain analyze verbose select 1").unwrap()
         else {

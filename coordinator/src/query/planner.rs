@@ -88,10 +88,12 @@ impl Planner<'_> {
         name: TableName,
         target: Arc<TargetTable>,
     ) -> Result<Planned> {
-        // A statement that also reads what it changes sees one state of it.
         let mut found = Found::default();
         found.touched.insert(name.catalog.clone());
-        found.insert(name, LakeTable::new(Arc::clone(target.loaded())));
+        if target.loaded().is_main() {
+            // A statement that also reads what it changes sees one state of it.
+            found.insert(name, LakeTable::new(Arc::clone(target.loaded())));
+        }
         self.plan_over(select, Some(target), &mut found).await
     }
 

@@ -1,6 +1,6 @@
 //! The queries of this coordinator: those that run, and the last that ended. Each leaves a durable audit row.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use townlake_common::{Error, ErrorCode, Principal, QueryContext, QueryId, Result};
+use townlake_lake::{LoadedTable, PinnedSnapshot};
 use townlake_store::{QueryAudit, QueryOutcome, QueryState as AuditState, Store};
 
 /// How many ended queries `system.runtime.queries` remembers; the audit log in the store keeps all.
@@ -211,6 +212,14 @@ impl Registry {
     /// The running query of this id.
     pub fn find(&self, id: &QueryId) -> Option<Arc<Tracked>> {
         self.queries.lock().live.get(id).cloned()
+    }
+
+    /// The snapshots of a table that running queries read, beside the query `but`.
+    pub fn pinned_snapshots(&self, table: &LoadedTable, but: &QueryId) -> BTreeSet<i64> {
+        let queries: Vec<_> = self.queries.lock().live.values().map(Arc::clone).collect();
+        let others = queries.iter().filter(|tracked| tracked.context.id != *but);
+        let pins = others.flat_map(|tracked| tracked.context.pins::<PinnedSnapshot>());
+        pins.filter_map(|pin| pin.in_table(table)).collect()
     }
 
     /// What is known of one query, running or among the last that ended.

@@ -7,7 +7,7 @@ use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::compute::kernels::comparison::like;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
-use townlake_common::{Error, ErrorCode, QueryId, Result};
+use townlake_common::{Error, ErrorCode, Result};
 use townlake_connectors::{SourceTable, column_comment};
 
 use super::service::{Run, command_batch};
@@ -15,7 +15,7 @@ use super::settings::{self, SETTINGS};
 use super::statement::{Name, Statement};
 use crate::catalogs::{Catalogs, sql_type};
 
-/// The columns of what SHOW and DESCRIBE return; `None` for other statements. The first column is the one that LIKE is for.
+/// The columns of what SHOW, DESCRIBE and CALL return; `None` for other statements. The first column is the one that LIKE is for.
 pub(super) fn schema_of(statement: &Statement) -> Option<SchemaRef> {
     let names: &[&str] = match statement {
         Statement::ShowCatalogs { .. } => &["catalog"],
@@ -25,6 +25,7 @@ pub(super) fn schema_of(statement: &Statement) -> Option<SchemaRef> {
         Statement::ShowCreateView { .. } => &["create_view"],
         Statement::ShowColumns { .. } => &["column", "type", "nullable", "comment"],
         Statement::ShowSession { .. } | Statement::ShowSetting { .. } => &["name", "value", "description"],
+        Statement::Call { name, .. } => return super::procedures::schema_of(name),
         _ => return None,
     };
     let fields: Vec<Field> = names.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
@@ -208,23 +209,6 @@ impl Run<'_> {
                 command_batch("DROP TABLE: it is not there")
             }
             (false, false) => Err(self.service.catalogs.not_found(&self.tracked.context, &name).await),
-        }
-    }
-
-    async fn call(&self, name: &Name, arguments: &[String]) -> Result<RecordBatch> {
-        let text = name.to_string();
-        match (text.as_str(), arguments) {
-            ("system.runtime.kill_query", [id]) => {
-                let id = QueryId::parse(id)?;
-                self.service.cancel(&self.session.principal, &id).await?;
-                command_batch(format!("query {id} is cancelled"))
-            }
-            ("system.runtime.kill_query", _) => {
-                let message = "system.runtime.kill_query takes one argument: the id of a query";
-                Err(Error::new(ErrorCode::InvalidArgument, message))
-            }
-            _ => Err(Error::new(ErrorCode::NotSupported, format!("there is no procedure {text}"))
-                .with_hint("there is system.runtime.kill_query(id)")),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What a statement can be. Everything that is not in this list is refused.
 
 use datafusion::sql::sqlparser::ast::{DataType, Statement as AstStatement};
-use townlake_lake::{PartitionField, Position, TableChange};
+use townlake_lake::{PartitionField, Position, SortKey, TableChange};
 
 use super::changes::ChangeStatement;
+use super::procedures::CallArgument;
 
 /// A name of one to three parts, normalised: unquoted parts in lower case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -152,6 +153,8 @@ pub enum Statement {
     Insert {
         /// The table.
         table: Name,
+        /// The branch of it; `None`: main.
+        branch: Option<String>,
         /// The rows take the place of those that their partitions have.
         overwrite: bool,
         /// The statement for the planner.
@@ -168,8 +171,8 @@ pub enum Statement {
     Call {
         /// The procedure.
         name: Name,
-        /// Its arguments: literals, by position.
-        arguments: Vec<String>,
+        /// Its arguments.
+        arguments: Vec<CallArgument>,
     },
 }
 
@@ -186,6 +189,8 @@ pub struct CreateTableStatement {
     pub as_query: bool,
     /// The partition fields.
     pub partition: Vec<PartitionField>,
+    /// SORTED BY.
+    pub sort: Vec<SortKey>,
     /// COMMENT.
     pub comment: Option<String>,
     /// WITH: `location` and Iceberg table properties.

@@ -85,7 +85,9 @@ fn version(tokens: &[TokenWithSpan], index: usize) -> Result<(TableVersion, usiz
 fn timestamp(tokens: &[TokenWithSpan], index: usize) -> Result<(TableVersion, usize)> {
     let index = if is_word(tokens.get(index), "timestamp") { index + 1 } else { index };
     match tokens.get(index).map(|t| &t.token) {
-        Some(Token::SingleQuotedString(text)) => Ok((TableVersion::TimestampMillis(parse_time(text)?), index + 1)),
+        Some(Token::SingleQuotedString(text)) => {
+            Ok((TableVersion::TimestampMillis(parse_time("FOR TIMESTAMP AS OF", text)?), index + 1))
+        }
         _ => Err(syntax_error(
             "FOR TIMESTAMP AS OF takes a time in quotes, like TIMESTAMP '2026-01-31 12:00:00'",
             location_of(tokens, index),
@@ -93,8 +95,8 @@ fn timestamp(tokens: &[TokenWithSpan], index: usize) -> Result<(TableVersion, us
     }
 }
 
-/// Milliseconds since the epoch of a time in ISO form. Without a zone it is UTC; without a time of day it is midnight.
-fn parse_time(text: &str) -> Result<i64> {
+/// Milliseconds since the epoch of a time in ISO form; `what` is the clause or argument that it is for. Without a zone it is UTC; without a time of day it is midnight.
+pub(super) fn parse_time(what: &str, text: &str) -> Result<i64> {
     let text = text.trim();
     for format in ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f %#z"] {
         if let Ok(time) = DateTime::parse_from_str(text, format) {
@@ -109,8 +111,30 @@ fn parse_time(text: &str) -> Result<i64> {
     }
     match NaiveDate::parse_from_str(plain, "%Y-%m-%d") {
         Ok(day) => Ok(day.and_time(NaiveTime::MIN).and_utc().timestamp_millis()),
-        Err(_) => Err(Error::new(ErrorCode::InvalidArgument, format!("FOR TIMESTAMP AS OF: '{text}' is not a time"))
+        Err(_) => Err(Error::new(ErrorCode::InvalidArgument, format!("{what}: '{text}' is not a time"))
             .with_hint("write it like '2026-01-31 12:00:00' (UTC) or '2026-01-31T12:00:00+01:00'")),
+    }
+}
+
+/// Takes out the clause of the table that an INSERT writes to: the branch that it names.
+///
+/// Errors: `NOT_SUPPORTED` for a clause that names no branch.
+pub(super) fn take_branch(table: &ObjectName, clauses: &mut Clauses) -> Result<Option<String>> {
+    let place = last_part(table);
+    match place.and_then(|place| clauses.remove(&(place.line, place.column))) {
+        Some(clause) => branch_of(clause.version).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The branch that is written to.
+///
+/// Errors: `NOT_SUPPORTED` for what is no name of one.
+pub(super) fn branch_of(version: TableVersion) -> Result<String> {
+    match version {
+        TableVersion::Reference(name) => Ok(name),
+        _ => Err(Error::new(ErrorCode::NotSupported, "only the newest state of a branch can be changed")
+            .with_hint("write FOR VERSION AS OF 'branch', or nothing for main")),
     }
 }
 
@@ -255,8 +279,8 @@ mod tests {
             ("2026-01-31 12:00:00.250 UTC", 1_769_860_800_250),
             ("2026-01-31", 1_769_817_600_000),
         ] {
-            assert_eq!(parse_time(text).unwrap(), ms, "{text}");
+            assert_eq!(parse_time("x", text).unwrap(), ms, "{text}");
         }
-        assert_eq!(parse_time("yesterday").unwrap_err().code(), ErrorCode::InvalidArgument);
+        assert_eq!(parse_time("x", "yesterday").unwrap_err().code(), ErrorCode::InvalidArgument);
     }
 }

@@ -49,7 +49,7 @@ impl QueryService {
         planner: &Planner<'_>,
         statement: &Statement,
     ) -> Result<(Planned, Arc<LakeCatalog>, Arc<LoadedTable>)> {
-        let Statement::Insert { table, ast, .. } = statement else {
+        let Statement::Insert { table, branch, ast, .. } = statement else {
             return Err(Error::internal("another statement was taken for an INSERT"));
         };
         let name = planner.current.table(table.parts())?;
@@ -61,6 +61,10 @@ impl QueryService {
         // The table as it was planned for: it may have got other columns since it was looked at first.
         let loaded =
             planned_target(dml).ok_or_else(|| Error::internal("an INSERT was planned for no table of the lake"))?;
+        let loaded = match branch {
+            Some(branch) => Arc::new(loaded.on_branch(branch)?),
+            None => loaded,
+        };
         let input = dml.input.as_ref().clone();
         Ok((Planned { plan: input, ..planned }, catalog, loaded))
     }
@@ -247,6 +251,7 @@ fn table_of(create: &CreateTableStatement, name: &TableName, columns: Vec<FieldR
         table: name.table.clone(),
         columns,
         partition: create.partition.clone(),
+        sort: create.sort.clone(),
         properties,
         comment: create.comment.clone(),
         location,

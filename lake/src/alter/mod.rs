@@ -8,6 +8,8 @@ mod fields;
 mod partitioning;
 mod properties;
 mod references;
+mod snapshots;
+mod sorting;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +19,11 @@ use iceberg::{TableRequirement, TableUpdate};
 use townlake_common::{Error, ErrorCode, Result};
 
 use self::columns::Columns;
+pub use self::snapshots::{BranchMove, SnapshotChoice};
+pub use self::sorting::SortKey;
+pub(crate) use self::sorting::sort_order;
 use crate::PartitionField;
+use crate::maintenance::Expiration;
 
 /// Stands for what the same commit has just added.
 const LAST_ADDED: i32 = -1;
@@ -99,6 +105,12 @@ pub enum TableChange {
         /// Do nothing when there is none.
         if_exists: bool,
     },
+    /// A branch names another snapshot: `rollback_to_snapshot` and its kin.
+    MoveBranch(BranchMove),
+    /// `expire_snapshots`: old snapshots, branches and tags go.
+    ExpireSnapshots(Expiration),
+    /// `WRITE ORDERED BY`, `WRITE UNORDERED` (no keys): for what is written from now on.
+    SetSortOrder(Vec<SortKey>),
     /// `ADD PARTITION FIELD`: for what is written from now on.
     AddPartitionField {
         /// The column and its transform.
@@ -196,6 +208,9 @@ impl Plan {
                 TableChange::DropReference { name, kind, if_exists } => {
                     plan.drop_reference(name, *kind, *if_exists, metadata, table)?;
                 }
+                TableChange::MoveBranch(change) => plan.move_branch(change, metadata, table)?,
+                TableChange::SetSortOrder(keys) => plan.set_sort_order(keys, metadata, table)?,
+                TableChange::ExpireSnapshots(expiration) => plan.expire_snapshots(expiration, metadata, table)?,
                 TableChange::AddPartitionField { field, name } => {
                     plan.add_partition_field(field, name.as_deref(), metadata, table)?;
                 }

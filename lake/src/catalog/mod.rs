@@ -23,7 +23,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use iceberg::spec::{Schema, TableMetadata, UnboundPartitionSpec};
+use iceberg::spec::{Schema, SortOrder, TableMetadata, UnboundPartitionSpec};
 use iceberg::{TableRequirement, TableUpdate};
 use townlake_common::{Error, Result};
 
@@ -59,6 +59,7 @@ pub(crate) struct TableHead {
 pub(crate) struct NewTable {
     pub schema: Schema,
     pub spec: UnboundPartitionSpec,
+    pub sort_order: SortOrder,
     pub properties: HashMap<String, String>,
     /// `None`: where the catalog likes.
     pub location: Option<String>,
@@ -92,6 +93,8 @@ pub(crate) trait Catalog: Send + Sync + 'static {
     async fn load(&self, name: &TableName) -> Result<Option<TableHead>>;
     /// Errors: `ALREADY_EXISTS`, `SCHEMA_NOT_FOUND`.
     async fn create_table(&self, name: &TableName, table: NewTable) -> Result<TableHead>;
+    /// Makes a table of the metadata file at this location. Errors: `ALREADY_EXISTS`, `SCHEMA_NOT_FOUND`.
+    async fn register_table(&self, name: &TableName, metadata_location: &str) -> Result<TableHead>;
     /// Forgets the table; its files stay. `false`: there is none.
     async fn drop_table(&self, name: &TableName) -> Result<bool>;
     /// Gives the table another name. `false`: there is none. Errors: `ALREADY_EXISTS`, `SCHEMA_NOT_FOUND`.

@@ -152,6 +152,7 @@ impl Catalog for RestCatalog {
             "location": table.location,
             "schema": table.schema,
             "partition-spec": table.spec,
+            "write-order": table.sort_order,
             "properties": table.properties,
             "stage-create": false,
         });
@@ -167,6 +168,25 @@ impl Catalog for RestCatalog {
                 let head = self.head(name, answer.success(&self.name)?)?;
                 if is_as_created(&head.metadata, &table.schema) { Ok(head) } else { Err(exists()) }
             }
+        }
+    }
+
+    async fn register_table(&self, name: &TableName, metadata_location: &str) -> Result<TableHead> {
+        let namespace = path_of(&name.namespace);
+        let body = json!({ "name": name.table, "metadata-location": metadata_location });
+        let path = ["namespaces", &namespace, "register"];
+        let answer = self.client.call(Method::POST, &path, &[], Some(&body)).await?;
+        match answer.status.as_u16() {
+            404 if !self.namespace_exists(&name.namespace).await? => {
+                let message = format!("schema {}.{} does not exist", self.name, name.namespace);
+                Err(Error::new(ErrorCode::SchemaNotFound, message))
+            }
+            404 | 405 | 406 | 501 => {
+                let message = format!("the REST server of catalog {} does not register tables", self.name);
+                Err(Error::new(ErrorCode::NotSupported, message).with_source(answer.error(&self.name)))
+            }
+            409 => Err(Error::new(ErrorCode::AlreadyExists, format!("table {}.{name} exists already", self.name))),
+            _ => self.head(name, answer.success(&self.name)?),
         }
     }
 

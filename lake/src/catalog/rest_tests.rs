@@ -96,6 +96,7 @@ async fn create(State(server): Shared, Path(namespace): Path<String>, Json(body)
     let table = NewTable {
         schema: serde_json::from_value(part("schema")).unwrap(),
         spec: serde_json::from_value(part("partition-spec")).unwrap(),
+        sort_order: serde_json::from_value(part("write-order")).unwrap(),
         properties: serde_json::from_value(part("properties")).unwrap(),
         location: serde_json::from_value(part("location")).unwrap(),
     };

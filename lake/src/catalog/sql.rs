@@ -125,6 +125,23 @@ impl SqlCatalog {
         self.database.execute(sql, &[&self.rows, &name.namespace, &name.table, location]).await
     }
 
+    fn exists(&self, name: &TableName) -> Error {
+        Error::new(ErrorCode::AlreadyExists, format!("table {}.{name} exists already", self.name))
+    }
+
+    /// Whether a table can be made of this name.
+    async fn check_free(&self, name: &TableName) -> Result<()> {
+        check_name(&name.table)?;
+        if !self.namespace_exists(&name.namespace).await? {
+            let message = format!("schema {}.{} does not exist", self.name, name.namespace);
+            return Err(Error::new(ErrorCode::SchemaNotFound, message));
+        }
+        match self.metadata_location(name).await? {
+            Some(_) => Err(self.exists(name)),
+            None => Ok(()),
+        }
+    }
+
     fn initial_metadata(&self, name: &TableName, table: NewTable) -> Result<TableMetadata> {
         let location = table.location.unwrap_or_else(|| self.default_location(name));
         let creation = TableCreation::builder()
@@ -132,6 +149,7 @@ impl SqlCatalog {
             .location(location.trim_end_matches('/').to_string())
             .schema(table.schema)
             .partition_spec(table.spec)
+            .sort_order(table.sort_order)
             .properties(table.properties)
             .format_version(FormatVersion::V2)
             .build();
@@ -219,15 +237,7 @@ impl Catalog for SqlCatalog {
     }
 
     async fn create_table(&self, name: &TableName, table: NewTable) -> Result<TableHead> {
-        check_name(&name.table)?;
-        if !self.namespace_exists(&name.namespace).await? {
-            let message = format!("schema {}.{} does not exist", self.name, name.namespace);
-            return Err(Error::new(ErrorCode::SchemaNotFound, message));
-        }
-        let exists = || Error::new(ErrorCode::AlreadyExists, format!("table {}.{name} exists already", self.name));
-        if self.metadata_location(name).await?.is_some() {
-            return Err(exists());
-        }
+        self.check_free(name).await?;
         let metadata = self.initial_metadata(name, table)?;
         let location = metadata_file::first_location(&metadata);
         let metadata_location = location.to_string();
@@ -237,7 +247,7 @@ impl Catalog for SqlCatalog {
             Ok(1..) => {}
             Ok(0) => {
                 self.objects.discard(vec![metadata_location]).await;
-                return Err(exists());
+                return Err(self.exists(name));
             }
             // The row may be there all the same: then the table is made.
             Err(error) => match self.metadata_location(name).await {
@@ -246,6 +256,21 @@ impl Catalog for SqlCatalog {
             },
         }
         Ok(TableHead { metadata: Arc::new(metadata), metadata_location })
+    }
+
+    async fn register_table(&self, name: &TableName, metadata_location: &str) -> Result<TableHead> {
+        self.check_free(name).await?;
+        check_location(metadata_location)?;
+        let head =
+            || async { self.load(name).await?.ok_or_else(|| Error::internal(format!("{name} is not registered"))) };
+        match self.insert_row(name, metadata_location).await {
+            Ok(1..) => head().await,
+            Ok(0) => Err(self.exists(name)),
+            Err(error) => match self.metadata_location(name).await {
+                Ok(Some(current)) if current == metadata_location => head().await,
+                _ => Err(unavailable(&self.name, error)),
+            },
+        }
     }
 
     async fn drop_table(&self, name: &TableName) -> Result<bool> {

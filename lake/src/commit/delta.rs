@@ -132,6 +132,19 @@ impl Delta {
         Ok(Self { operation: Operation::Replace, sequence_number, ..replacing })
     }
 
+    /// Delete files `gone` in other words: those that were written delete the same rows.
+    pub(crate) fn exchanging(gone: HashSet<String>, written: Vec<WrittenFile>) -> Self {
+        Self {
+            added: written,
+            removed: gone,
+            touched: Vec::new(),
+            moves_rows: false,
+            conflicting: None,
+            operation: Operation::Replace,
+            sequence_number: None,
+        }
+    }
+
     /// What was written in place of all that its partitions have. A table without partitions is one.
     ///
     /// Errors: `NOT_SUPPORTED` for a table with files of another partition spec, which no partition of today can be compared

@@ -11,6 +11,7 @@ mod conflicts;
 mod delta;
 #[cfg(test)]
 mod delta_tests;
+mod merging;
 mod removal;
 mod replace;
 mod snapshot;
@@ -31,9 +32,10 @@ pub(crate) use self::alter::alter;
 pub use self::delta::{Delta, RowCommand, merges_on_read};
 use self::replace::Change;
 pub use self::replace::Replacement;
-use self::snapshot::{Attempt, Draft, QUERY_ID};
+use self::snapshot::{Attempt, Draft, Going, QUERY_ID};
 use crate::catalog::{Catalog, CommitOutcome, TableHead, TableName};
-use crate::{LoadedTable, WrittenFile};
+use crate::maintenance::ManifestRewrite;
+use crate::{LoadedTable, WrittenFile, refs};
 
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -50,7 +52,7 @@ struct Limits {
 
 const LIMITS: Limits = Limits { attempts: Duration::from_secs(60), looks: Duration::from_secs(60) };
 
-/// Appends files to the table's main branch and returns the id of the snapshot; `None` without files.
+/// Appends files to the table's branch and returns the id of the snapshot; `None` without files.
 ///
 /// After a definite failure the files are deleted. Errors: `COMMIT_CONFLICT` when the table was dropped and made anew or
 /// too many others wrote; `COMMIT_STATE_UNKNOWN` when the catalog does not tell whether the commit happened (the files
@@ -65,6 +67,18 @@ pub(crate) async fn append(
         return Ok(None);
     }
     once(LIMITS, catalog, table, What::Append, &files, query).await.map(Some)
+}
+
+/// Appends files that were there before and are not ours: whatever becomes of the commit, none of them is deleted.
+///
+/// Errors: as [`append`].
+pub(crate) async fn import(
+    catalog: &dyn Catalog,
+    table: &LoadedTable,
+    files: Vec<WrittenFile>,
+    query: &QueryId,
+) -> Result<i64> {
+    once(LIMITS, catalog, table, What::Import, &files, query).await
 }
 
 /// Makes a change of rows and returns the id of the snapshot; `None` where nothing changes.
@@ -95,15 +109,34 @@ pub(crate) async fn replace(
     once(LIMITS, catalog, replacement.table(), What::Replacement(&replacement.change), &files, query).await
 }
 
+/// Merges manifests and returns the id of the snapshot; `None` where there is nothing to merge.
+///
+/// Errors: as [`append`]; also `COMMIT_CONFLICT` when one of the manifests was replaced meanwhile.
+pub(crate) async fn merge_manifests(
+    catalog: &dyn Catalog,
+    table: &LoadedTable,
+    rewrite: &ManifestRewrite,
+    query: &QueryId,
+) -> Result<Option<i64>> {
+    if rewrite.bins.is_empty() {
+        return Ok(None);
+    }
+    once(LIMITS, catalog, table, What::Manifests(rewrite), &[], query).await.map(Some)
+}
+
 /// What is done to the table.
 #[derive(Clone, Copy)]
 enum What<'a> {
     /// Files are added to what is there.
     Append,
+    /// As [`What::Append`], with files that are not ours.
+    Import,
     /// Files come and go.
     Delta(&'a Delta),
     /// The table is changed, and the files are all that it has.
     Replacement(&'a Change),
+    /// Manifests take the place of others, files stay.
+    Manifests(&'a ManifestRewrite),
 }
 
 impl What<'_> {
@@ -228,15 +261,21 @@ impl<'a> Commit<'a> {
         }
         let draft = match self.draft.take() {
             Some(draft) => draft,
-            None => self.prepare(&current.metadata).await?,
+            None => self.prepare(&current).await?,
         };
         let draft = self.draft.insert(draft);
-        let (nothing, delta) = (HashSet::new(), self.what.delta());
-        let removed = delta.map_or(&nothing, |delta| &delta.removed);
-        let operation = delta.map_or(Operation::Append, |delta| delta.operation.clone());
-        let Attempt { snapshot, written } = draft.write_list(&current, attempt, removed, operation).await?;
+        let (nothing, no_manifests) = (HashSet::new(), HashSet::new());
+        let (going, operation) = match self.what {
+            What::Append | What::Import | What::Replacement(_) => {
+                (Going { files: &nothing, manifests: no_manifests }, Operation::Append)
+            }
+            What::Delta(delta) => (Going { files: &delta.removed, manifests: no_manifests }, delta.operation.clone()),
+            What::Manifests(rewrite) => (Going { files: &nothing, manifests: rewrite.replaced() }, Operation::Replace),
+        };
+        let Attempt { snapshot, written } = draft.write_list(&current, attempt, &going, operation).await?;
         let committed = Committed { snapshot_id: draft.snapshot_id, list: snapshot.manifest_list().to_string() };
-        let (requirements, updates) = changes(&head.metadata, self.what.replacement(), snapshot);
+        let branch = &self.table.branch;
+        let (requirements, updates) = changes(&head.metadata, branch, self.what.replacement(), snapshot);
         let outcome = self.catalog.commit(name, head, requirements, updates).await;
         self.absent = matches!(outcome, CommitOutcome::Rejected(_));
         match outcome {
@@ -276,8 +315,14 @@ impl<'a> Commit<'a> {
             let message = format!("table {} was dropped and created anew", self.table.full_name());
             return Err(Error::new(ErrorCode::CommitConflict, message).with_hint("run the statement again"));
         }
+        let branch = &self.table.branch;
+        let snapshot = refs::head(&head.metadata, branch).cloned();
+        if snapshot.is_none() && branch != MAIN_BRANCH {
+            let message = format!("table {} does not have the branch `{branch}` any more", self.table.full_name());
+            return Err(Error::new(ErrorCode::CommitConflict, message));
+        }
         let current = LoadedTable {
-            snapshot: head.metadata.current_snapshot().cloned(),
+            snapshot,
             iceberg_schema: head.metadata.current_schema().clone(),
             metadata: head.metadata.clone(),
             ..self.table.clone()
@@ -307,15 +352,20 @@ impl<'a> Commit<'a> {
             }
             None => {
                 orphans.extend(self.draft.iter().flat_map(Draft::manifests).map(str::to_string));
-                orphans.extend(self.files.iter().map(|file| file.data_file.file_path().to_string()));
+                if !matches!(self.what, What::Import) {
+                    orphans.extend(self.files.iter().map(|file| file.data_file.file_path().to_string()));
+                }
             }
         }
         self.table.objects.discard(orphans).await;
     }
 
-    async fn prepare(&self, base: &TableMetadata) -> Result<Draft<'a>> {
+    async fn prepare(&self, base: &LoadedTable) -> Result<Draft<'a>> {
+        if let What::Manifests(rewrite) = self.what {
+            return Draft::merging(self.table, self.query, base, rewrite).await;
+        }
         let sequence_number = self.what.delta().and_then(|delta| delta.sequence_number);
-        Draft::prepare(&self.table.objects, self.query, base, self.files, sequence_number).await
+        Draft::prepare(&self.table.objects, self.query, &base.metadata, self.files, sequence_number).await
     }
 
     fn explain(&self, error: Error) -> Error {
@@ -367,26 +417,27 @@ fn committed_by<'a>(metadata: &'a TableMetadata, query: &QueryId) -> Option<&'a 
 
 fn changes(
     base: &TableMetadata,
+    branch: &str,
     change: Option<&Change>,
     snapshot: Snapshot,
 ) -> (Vec<TableRequirement>, Vec<TableUpdate>) {
     let mut requirements = vec![
         TableRequirement::UuidMatch { uuid: base.uuid() },
         TableRequirement::RefSnapshotIdMatch {
-            r#ref: MAIN_BRANCH.to_string(),
-            snapshot_id: base.current_snapshot_id(),
+            r#ref: branch.to_string(),
+            snapshot_id: refs::head(base, branch).map(|snapshot| snapshot.snapshot_id()),
         },
     ];
-    let reference = SnapshotReference::new(snapshot.snapshot_id(), retention_of_main(base));
+    let reference = SnapshotReference::new(snapshot.snapshot_id(), retention_of(branch, base));
     requirements.extend(change.map(Change::requirements).unwrap_or_default());
     let mut updates = change.map(|change| change.updates.clone()).unwrap_or_default();
     updates.push(TableUpdate::AddSnapshot { snapshot });
-    updates.push(TableUpdate::SetSnapshotRef { ref_name: MAIN_BRANCH.to_string(), reference });
+    updates.push(TableUpdate::SetSnapshotRef { ref_name: branch.to_string(), reference });
     (requirements, updates)
 }
 
 /// The branch keeps its retention.
-fn retention_of_main(base: &TableMetadata) -> SnapshotRetention {
+fn retention_of(branch: &str, base: &TableMetadata) -> SnapshotRetention {
     let none = || SnapshotRetention::branch(None, None, None);
-    crate::refs::all(base).remove(MAIN_BRANCH).map_or_else(none, |reference| reference.retention)
+    refs::all(base).remove(branch).map_or_else(none, |reference| reference.retention)
 }

@@ -100,9 +100,10 @@ async fn one(
     Ok((ManifestFile { manifest_path: uri, ..encoded }, gone))
 }
 
-const NAME: &str = "memory://manifest";
+pub(super) const NAME: &str = "memory://manifest";
 
-async fn encode(
+/// The bytes of a manifest of entries that are there already and of those that go.
+pub(super) async fn encode(
     builder: ManifestWriterBuilder,
     metadata: &TableMetadata,
     content: ManifestContentType,
@@ -133,7 +134,7 @@ async fn encode(
 }
 
 /// The entry with what it takes over from its manifest's place in the list.
-fn inherited(entry: &ManifestEntry, head: &ManifestFile) -> ManifestEntry {
+pub(super) fn inherited(entry: &ManifestEntry, head: &ManifestFile) -> ManifestEntry {
     let inherits = entry.status == ManifestStatus::Added || head.sequence_number == 0;
     let of_list = inherits.then_some(head.sequence_number);
     ManifestEntry {

@@ -13,7 +13,9 @@ use townlake_common::{Error, ErrorCode, QueryId, Result};
 use uuid::Uuid;
 
 use super::delta::is_delete;
+use super::merging;
 use super::removal::{self, Kept};
+use crate::maintenance::ManifestRewrite;
 use crate::plan::{manifests, may_be_live};
 use crate::{LoadedTable, ObjectAccess, WrittenFile};
 
@@ -40,6 +42,14 @@ pub(super) struct Draft<'a> {
     commit: Uuid,
     /// None without files.
     manifests: Vec<ManifestFile>,
+}
+
+/// What of the last snapshot is not in the next one.
+pub(super) struct Going<'a> {
+    /// URIs of data and delete files.
+    pub files: &'a HashSet<String>,
+    /// URIs of manifests.
+    pub manifests: HashSet<&'a str>,
 }
 
 /// What one attempt has written.
@@ -83,14 +93,28 @@ impl<'a> Draft<'a> {
         Ok(draft)
     }
 
-    /// Writes the manifest list on top of `table`, without the files of `removed`, and returns the snapshot that names it.
+    /// Of manifests that take the place of others.
     ///
-    /// Errors: those of [`removal::without`] and of the object store.
+    /// Errors: those of [`merging::merge`].
+    pub async fn merging(
+        table: &'a LoadedTable,
+        query: &'a QueryId,
+        base: &LoadedTable,
+        rewrite: &ManifestRewrite,
+    ) -> Result<Self> {
+        let (snapshot_id, commit) = (fresh_snapshot_id(&base.metadata), Uuid::new_v4());
+        let manifests = merging::merge(base, rewrite, snapshot_id).await?;
+        Ok(Self { objects: &table.objects, query, files: &[], snapshot_id, commit, manifests })
+    }
+
+    /// Writes the manifest list on top of `table`, without what goes, and returns the snapshot that names it.
+    ///
+    /// Errors: those of [`removal::without`] and of the object store; `COMMIT_CONFLICT` where a manifest that goes is gone.
     pub async fn write_list(
         &self,
         table: &LoadedTable,
         attempt: usize,
-        removed: &HashSet<String>,
+        going: &Going<'_>,
         operation: Operation,
     ) -> Result<Attempt> {
         let base = table.metadata.as_ref();
@@ -99,8 +123,13 @@ impl<'a> Draft<'a> {
         let mut kept = Kept::default();
         if let Some(parent) = &table.snapshot {
             let all = manifests::list(self.objects, parent, version).await?;
-            let live = all.iter().filter(|manifest| may_be_live(manifest)).cloned().collect();
-            kept = removal::without(table, live, removed, self.snapshot_id).await?;
+            let goes = |manifest: &&ManifestFile| going.manifests.contains(manifest.manifest_path.as_str());
+            if all.iter().filter(goes).count() != going.manifests.len() {
+                let message = format!("the manifests of table {} were changed by another writer", table.full_name());
+                return Err(Error::new(ErrorCode::CommitConflict, message).with_hint("run the statement again"));
+            }
+            let live = all.iter().filter(|manifest| may_be_live(manifest) && !goes(manifest)).cloned().collect();
+            kept = removal::without(table, live, going.files, self.snapshot_id).await?;
             listed.append(&mut kept.manifests);
         }
         let uri = format!("{}/metadata/snap-{}-{attempt}-{}.avro", base.location(), self.snapshot_id, self.commit);
@@ -118,14 +147,15 @@ impl<'a> Draft<'a> {
             .with_sequence_number(sequence_number)
             .with_timestamp_ms(timestamp)
             .with_manifest_list(uri.clone())
-            .with_summary(self.summary(base, &kept, operation)?)
+            .with_summary(self.summary(table, &kept, operation)?)
             .with_schema_id(base.current_schema_id())
             .build();
         kept.written.push(uri);
         Ok(Attempt { snapshot, written: kept.written })
     }
 
-    fn summary(&self, base: &TableMetadata, kept: &Kept, operation: Operation) -> Result<Summary> {
+    fn summary(&self, table: &LoadedTable, kept: &Kept, operation: Operation) -> Result<Summary> {
+        let base = table.metadata.as_ref();
         let mut collector = SnapshotSummaryCollector::default();
         let limit = base.properties().get(PARTITION_SUMMARY_LIMIT).and_then(|limit| limit.parse().ok());
         collector.set_partition_summary_limit(limit.unwrap_or(0));
@@ -139,7 +169,7 @@ impl<'a> Draft<'a> {
         let mut properties = collector.build();
         properties.insert(QUERY_ID.to_string(), self.query.to_string());
         properties.insert("engine-name".to_string(), "townlake".to_string());
-        let previous = base.current_snapshot().map(|snapshot| &snapshot.summary().additional_properties);
+        let previous = table.snapshot.as_ref().map(|snapshot| &snapshot.summary().additional_properties);
         add_totals(&mut properties, previous);
         Ok(Summary { operation, additional_properties: properties })
     }

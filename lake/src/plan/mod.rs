@@ -30,7 +30,7 @@ use self::file_bounds::FileBounds;
 use self::manifests::ManifestFiles;
 use self::pruning::{Buckets, Containers, Pruner};
 use crate::format::unsupported;
-use crate::{ColumnBounds, FilePlan, LoadedTable, PlannedFile};
+use crate::{ColumnBounds, DeleteFile, FilePlan, LoadedTable, PlannedFile};
 
 /// Manifests that are fetched and decoded at the same time.
 const MANIFESTS_AT_ONCE: usize = 16;
@@ -66,6 +66,17 @@ pub async fn plan_files(table: &LoadedTable, filters: &[Expr]) -> Result<FilePla
     let manifests: Vec<_> = open(table, keep_manifests(table, &pruner, &deletes)).try_collect().await?;
     deletes::assign(&mut plan, manifests.iter().flat_map(|manifest| &manifest.deletes));
     Ok(plan)
+}
+
+/// All live delete files of the table's snapshot, also those that apply to no data file.
+///
+/// Errors: as [`plan_files`].
+pub(crate) async fn delete_files(table: &LoadedTable) -> Result<Vec<Arc<DeleteFile>>> {
+    let Some(snapshot) = &table.snapshot else { return Ok(Vec::new()) };
+    let manifests = manifests::list(&table.objects, snapshot, table.metadata.format_version()).await?;
+    let deletes = manifests.iter().filter(|m| may_be_live(m) && m.content == ManifestContentType::Deletes);
+    let manifests: Vec<_> = open(table, deletes.cloned().collect()).try_collect().await?;
+    Ok(manifests.iter().flat_map(|manifest| manifest.deletes.iter().cloned()).collect())
 }
 
 /// The manifests as they arrive, unless something in one of them is refused.

@@ -71,6 +71,7 @@ impl Lake {
             iceberg_schema: columns,
             metadata: Arc::new(metadata),
             objects: self.objects.access("lake").unwrap().clone(),
+            branch: "main".to_string(),
         }
     }
 

@@ -235,7 +235,7 @@ fn readers(url: &ObjectStoreUrl, runtime: &Arc<RuntimeEnv>) -> Result<Readers> {
 
 /// The session's Parquet settings, with the one thing that Iceberg fixes: the INT96 timestamps of old Spark files are
 /// instants in microseconds.
-fn parquet_options(session: &dyn Session) -> TableParquetOptions {
+pub(crate) fn parquet_options(session: &dyn Session) -> TableParquetOptions {
     let mut options =
         TableParquetOptions { global: session.config_options().execution.parquet.clone(), ..Default::default() };
     options.global.coerce_int96 = Some("us".to_string());
@@ -280,7 +280,7 @@ fn wanted(projection: &[usize], table: &LoadedTable) -> impl Fn(usize) -> bool {
 }
 
 /// What is known of a file in a store. It never changes, so a fixed time keeps the footer cache valid.
-fn unchanging(location: object_store::path::Path, size: u64) -> ObjectMeta {
+pub(crate) fn unchanging(location: object_store::path::Path, size: u64) -> ObjectMeta {
     ObjectMeta { location, last_modified: DateTime::UNIX_EPOCH, size, e_tag: None, version: None }
 }
 

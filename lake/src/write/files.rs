@@ -15,7 +15,7 @@ use parquet::arrow::ArrowWriter;
 use townlake_common::{Error, ErrorCode, Result};
 
 use super::WriteSpec;
-use super::metrics::{NanCounts, of_file};
+use super::metrics::{NanCounts, of_file, split_offsets};
 use super::parquet_format;
 use super::partition::{Partition, Partitioner};
 use super::upload::{Untold, Upload};
@@ -209,11 +209,11 @@ impl OpenFile {
         let bytes = self.writer.bytes_written() as u64;
         let untold = self.upload.finish().await.map_err(|e| from_object_store(&self.uri, e))?;
         let metrics = of_file(&metadata, &spec.schema);
-        let offsets = metadata.row_groups().iter().filter_map(|group| {
-            let first = group.columns().first()?;
-            Some(first.dictionary_page_offset().unwrap_or_else(|| first.data_page_offset()))
-        });
-        let data_file = DataFileBuilder::default()
+        let mut data_file = DataFileBuilder::default();
+        if let Some(id) = spec.sort_order_id {
+            data_file.sort_order_id(id);
+        }
+        let data_file = data_file
             .content(DataContentType::Data)
             .file_path(self.uri.clone())
             .file_format(DataFileFormat::Parquet)
@@ -227,7 +227,7 @@ impl OpenFile {
             .nan_value_counts(self.nans.into_inner())
             .lower_bounds(metrics.lower)
             .upper_bounds(metrics.upper)
-            .split_offsets(Some(offsets.collect()))
+            .split_offsets(Some(split_offsets(&metadata)))
             .build()
             .map_err(|e| Error::internal(format!("the record of {} is not complete", self.uri)).with_source(e))?;
         Ok((Finished { data_file, rows: self.rows, bytes }, untold))

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type};
-use iceberg::spec::{Datum, PrimitiveType, Schema, Type};
+use iceberg::spec::{Datum, PrimitiveType, Schema};
+use parquet::basic::{LogicalType, TimeUnit as Unit, Type as Physical};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::statistics::Statistics;
 
@@ -19,25 +20,83 @@ const BOUND_LENGTH: usize = 16;
 
 /// Metrics by field id.
 #[derive(Debug, Default)]
-pub(super) struct ColumnMetrics {
-    pub(super) sizes: HashMap<i32, u64>,
-    pub(super) values: HashMap<i32, u64>,
-    pub(super) nulls: HashMap<i32, u64>,
-    pub(super) lower: HashMap<i32, Datum>,
-    pub(super) upper: HashMap<i32, Datum>,
+pub(crate) struct ColumnMetrics {
+    pub(crate) sizes: HashMap<i32, u64>,
+    pub(crate) values: HashMap<i32, u64>,
+    pub(crate) nulls: HashMap<i32, u64>,
+    pub(crate) lower: HashMap<i32, Datum>,
+    pub(crate) upper: HashMap<i32, Datum>,
 }
 
-/// The metrics of a file whose footer is `metadata`.
+/// The metrics of a file whose footer is `metadata`. Its columns carry field ids.
 pub(super) fn of_file(metadata: &ParquetMetaData, schema: &Schema) -> ColumnMetrics {
+    let of = |chunk: &ColumnChunkMetaData| {
+        let basic = chunk.column_descr().self_type().get_basic_info();
+        let id = basic.has_id().then(|| basic.id())?;
+        let field_type = schema.field_by_id(id).map(|field| field.field_type.as_ref());
+        Some((id, field_type.and_then(|of| of.as_primitive_type()).cloned()))
+    };
+    of_chunks(metadata, of)
+}
+
+/// The metrics of a file that another wrote without field ids. `column` tells the field id of a column and the type that the
+/// table has it in. A bound that is in another unit than the table's, or in an order that is not told, is none.
+pub(crate) fn of_columns(
+    metadata: &ParquetMetaData,
+    column: impl Fn(&ColumnChunkMetaData) -> Option<(i32, PrimitiveType)>,
+) -> ColumnMetrics {
+    of_chunks(metadata, |chunk| {
+        let (id, of) = column(chunk)?;
+        Some((id, Some(of).filter(|of| is_told_in(chunk, of))))
+    })
+}
+
+/// Whether the footer has bounds of the column as values of this type.
+fn is_told_in(chunk: &ColumnChunkMetaData, of: &PrimitiveType) -> bool {
+    let physical = chunk.column_descr().physical_type();
+    let logical = chunk.column_descr().logical_type_ref();
+    if chunk.statistics().is_some_and(Statistics::is_min_max_deprecated) {
+        return false;
+    }
+    match (of, physical) {
+        (PrimitiveType::Boolean, Physical::BOOLEAN)
+        | (PrimitiveType::Float, Physical::FLOAT)
+        | (PrimitiveType::Double, Physical::FLOAT | Physical::DOUBLE) => true,
+        // Numbers without a sign have another order.
+        (PrimitiveType::Int | PrimitiveType::Long, Physical::INT32) | (PrimitiveType::Long, Physical::INT64) => {
+            match logical {
+                None => true,
+                Some(LogicalType::Integer(integer)) => integer.is_signed,
+                Some(_) => false,
+            }
+        }
+        (PrimitiveType::Date, Physical::INT32) => matches!(logical, Some(LogicalType::Date)),
+        (PrimitiveType::Timestamp | PrimitiveType::Timestamptz, Physical::INT64) => {
+            matches!(logical, Some(LogicalType::Timestamp(time)) if time.unit == Unit::MICROS)
+        }
+        (PrimitiveType::String, Physical::BYTE_ARRAY) => matches!(logical, Some(LogicalType::String)),
+        _ => false,
+    }
+}
+
+/// Where the row groups of a file begin.
+pub(crate) fn split_offsets(metadata: &ParquetMetaData) -> Vec<i64> {
+    let offsets = metadata.row_groups().iter().filter_map(|group| {
+        let first = group.columns().first()?;
+        Some(first.dictionary_page_offset().unwrap_or_else(|| first.data_page_offset()))
+    });
+    offsets.collect()
+}
+
+fn of_chunks(
+    metadata: &ParquetMetaData,
+    column: impl Fn(&ColumnChunkMetaData) -> Option<(i32, Option<PrimitiveType>)>,
+) -> ColumnMetrics {
     let mut metrics = ColumnMetrics::default();
     let mut bounds: HashMap<i32, Bounds> = HashMap::new();
     let mut unknown_nulls = Vec::new();
     for chunk in metadata.row_groups().iter().flat_map(|group| group.columns()) {
-        let basic = chunk.column_descr().self_type().get_basic_info();
-        if !basic.has_id() {
-            continue;
-        }
-        let id = basic.id();
+        let Some((id, primitive)) = column(chunk) else { continue };
         let count = |number: i64| u64::try_from(number).unwrap_or(0);
         *metrics.sizes.entry(id).or_default() += count(chunk.compressed_size());
         *metrics.values.entry(id).or_default() += count(chunk.num_values());
@@ -46,9 +105,8 @@ pub(super) fn of_file(metadata: &ParquetMetaData, schema: &Schema) -> ColumnMetr
             None => unknown_nulls.push(id),
         }
         // Values inside lists and maps have no order among the rows: no bounds for them.
-        let field_type = schema.field_by_id(id).map(|field| field.field_type.as_ref());
-        if let Some(Type::Primitive(primitive)) = field_type.filter(|_| chunk.column_descr().max_rep_level() == 0) {
-            bounds.entry(id).or_default().add(chunk, primitive);
+        if let Some(primitive) = primitive.filter(|_| chunk.column_descr().max_rep_level() == 0) {
+            bounds.entry(id).or_default().add(chunk, &primitive);
         }
     }
     for id in unknown_nulls {
@@ -218,7 +276,7 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{BinaryViewArray, Decimal128Array, Float64Array, Int32Array, StringViewArray};
-    use iceberg::spec::NestedField;
+    use iceberg::spec::{NestedField, Type};
     use parquet::arrow::ArrowWriter;
     use parquet::file::properties::WriterProperties;
 

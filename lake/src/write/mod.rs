@@ -23,6 +23,7 @@ mod partition;
 mod positions;
 mod row_delta;
 mod rows;
+mod sorting;
 #[cfg(test)]
 mod tests;
 mod transform;
@@ -30,8 +31,12 @@ mod upload;
 
 pub use answer::{WRITTEN_FILES_SCHEMA, changed_files, written_files};
 pub(crate) use exec::IcebergWriteExec;
-pub(crate) use row_delta::{RowDeltaExec, RowDeltaSpec};
+pub(crate) use metrics::{of_columns, split_offsets};
+pub(crate) use row_delta::{RowDeltaExec, RowDeltaSpec, deletes_plan};
 pub use row_delta::{rewrite_plan, row_delta_plan};
+
+/// The table property that says how large data files become.
+pub(crate) const TARGET_FILE_BYTES: &str = "write.target-file-size-bytes";
 
 /// The plan that writes the rows of `input`, in the table's column order, into new files of the table.
 ///
@@ -43,10 +48,10 @@ pub fn write_plan(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let spec = WriteSpec::new(table, query)?;
     rows::check(&spec.table, &input.schema(), &spec.arrow_schema)?;
-    match IcebergWriteExec::try_new(Arc::new(spec), input) {
-        Ok(plan) => Ok(Arc::new(plan)),
-        Err(e) => Err(Error::internal(format!("a write into {} cannot be planned", table.full_name())).with_source(e)),
-    }
+    let failed = |e| Error::internal(format!("a write into {} cannot be planned", table.full_name())).with_source(e);
+    let (input, sort_order_id) = sorting::sorted(table, input, 0).map_err(failed)?;
+    let spec = WriteSpec { sort_order_id, ..spec };
+    Ok(Arc::new(IcebergWriteExec::try_new(Arc::new(spec), input).map_err(failed)?))
 }
 
 /// The URI of the folder that a table's new data files go to.
@@ -77,6 +82,8 @@ pub(crate) struct WriteSpec {
     pub row_group_bytes: u64,
     /// As Parquet's `Compression` parses it: `zstd(1)`.
     pub compression: String,
+    /// The order that the rows of each file come in.
+    pub sort_order_id: Option<i32>,
 }
 
 impl WriteSpec {
@@ -101,6 +108,7 @@ impl WriteSpec {
             target_file_bytes: target_file_bytes(table)?,
             row_group_bytes: number(properties, "write.parquet.row-group-size-bytes", 128 << 20)?,
             compression: compression(properties)?,
+            sort_order_id: None,
         })
     }
 
@@ -120,6 +128,7 @@ impl WriteSpec {
             target_file_bytes: self.target_file_bytes,
             row_group_bytes: self.row_group_bytes,
             compression: self.compression.clone(),
+            sort_order_id: self.sort_order_id,
         })
     }
 
@@ -156,6 +165,7 @@ impl WriteSpec {
             target_file_bytes: recipe.target_file_bytes,
             row_group_bytes: recipe.row_group_bytes,
             compression: recipe.compression,
+            sort_order_id: recipe.sort_order_id,
         })
     }
 }
@@ -164,7 +174,7 @@ impl WriteSpec {
 ///
 /// Errors: `INVALID_ARGUMENT` for a table property that is no positive number.
 pub(crate) fn target_file_bytes(table: &LoadedTable) -> Result<u64> {
-    number(table.metadata.properties(), "write.target-file-size-bytes", 512 << 20)
+    number(table.metadata.properties(), TARGET_FILE_BYTES, 512 << 20)
 }
 
 fn number(properties: &HashMap<String, String>, key: &str, default: u64) -> Result<u64> {

@@ -26,6 +26,7 @@ use townlake_common::{Error, QueryContext, QueryId, Result};
 
 use super::files::TaskFiles;
 use super::positions::Positions;
+use super::sorting::sorted;
 use super::{WRITTEN_FILES_SCHEMA, WriteSpec, answer, external, rows, write_plan};
 use crate::scan::scan_plan;
 use crate::types::{FilePlan, LoadedTable};
@@ -62,10 +63,27 @@ pub fn row_delta_plan(
     let write = WriteSpec::new(table, query)?;
     check(&write, &input.schema())?;
     let data_files = plan.files.iter().map(|file| file.path.clone()).collect();
-    let spec = Arc::new(RowDeltaSpec { write, data_files, once });
     let failed = |e| Error::internal(format!("a change of {} cannot be planned", table.full_name())).with_source(e);
     let input = if once { by_place(input).map_err(failed)? } else { input };
+    let has_rows = input.schema().fields().len() > BEFORE;
+    let (input, sort_order_id) = if has_rows { sorted(table, input, BEFORE).map_err(failed)? } else { (input, None) };
+    let write = WriteSpec { sort_order_id, ..write };
+    let spec = Arc::new(RowDeltaSpec { write, data_files, once });
     Ok(Arc::new(RowDeltaExec::try_new(spec, input).map_err(failed)?))
+}
+
+/// The plan that writes position delete files, one for each data file of `plan` that rows are of. The columns of `input` are
+/// the number of the data file and the position there; a position may come several times.
+///
+/// Errors: as [`row_delta_plan`].
+pub(crate) fn deletes_plan(
+    table: &LoadedTable,
+    plan: &FilePlan,
+    input: Arc<dyn ExecutionPlan>,
+    query: &QueryId,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let failed = |e| Error::internal(format!("deletes of {} cannot be planned", table.full_name())).with_source(e);
+    row_delta_plan(table, plan, by_place(input).map_err(failed)?, query, false)
 }
 
 /// The plan that writes the rows of these files into new files of the table, without those that are deleted.

@@ -13,9 +13,9 @@ mod run;
 mod select;
 mod statement;
 
-pub(super) use self::optimize::SMALL_FILE_BYTES;
+pub(super) use self::optimize::{Optimization, SMALL_FILE_BYTES};
 pub(super) use self::overwrite::{commit_overwrite, parse_truncate};
-pub(super) use self::run::PlannedChange;
+pub(super) use self::run::{Changed, PlannedChange, collect, commit};
 pub(super) use self::select::TARGET;
 pub use self::statement::ChangeStatement;
 pub(super) use self::statement::parse_change;

@@ -42,6 +42,10 @@ impl QueryService {
     ) -> Result<PlannedChange> {
         let name = planner.current.table(statement.table.parts())?;
         let (catalog, table) = self.catalogs.table_to_write(planner.context, &name).await?;
+        let table = match &statement.branch {
+            Some(branch) => Arc::new(table.on_branch(branch)?),
+            None => table,
+        };
         let select = select_of(statement, &table)?;
         let target = TargetTable::new(table)?;
         let mut planned = planner.plan_change(&select, name, Arc::clone(&target)).await?;
@@ -140,7 +144,7 @@ async fn run(service: Arc<QueryService>, tracked: Arc<Tracked>, change: Change) 
 }
 
 /// Runs a plan that writes, and gives its answers.
-pub(super) async fn collect(
+pub(in crate::query) async fn collect(
     service: &Arc<QueryService>,
     tracked: &Arc<Tracked>,
     plan: Arc<dyn ExecutionPlan>,
@@ -152,7 +156,7 @@ pub(super) async fn collect(
 }
 
 /// A change that is written.
-pub(super) struct Changed {
+pub(in crate::query) struct Changed {
     pub delta: Delta,
     /// Files that were written on the way and are not part of it.
     pub needless: Vec<WrittenFile>,
@@ -161,7 +165,7 @@ pub(super) struct Changed {
 }
 
 /// Commits the change, once, and gives the number of rows. Like every commit it is not interrupted by a client that goes away.
-pub(super) async fn commit(
+pub(in crate::query) async fn commit(
     tracked: Arc<Tracked>,
     catalog: Arc<LakeCatalog>,
     table: &Arc<LoadedTable>,

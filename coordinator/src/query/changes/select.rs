@@ -66,8 +66,9 @@ pub(super) fn new_value(value: Expr, column: &str) -> SelectItem {
 /// The table factor as the one whose rows are changed.
 pub(super) fn marked(factor: &TableFactor) -> TableFactor {
     let mut factor = factor.clone();
-    if let TableFactor::Table { partitions, .. } = &mut factor {
+    if let TableFactor::Table { partitions, version, .. } = &mut factor {
         *partitions = vec![Ident::with_quote('"', TARGET)];
+        *version = None; // the table is loaded with its branch
     }
     factor
 }

@@ -8,12 +8,15 @@ use townlake_lake::RowCommand;
 
 use crate::query::parse::{name_of, normalize};
 use crate::query::statement::{Name, Statement};
+use crate::query::time_travel::{branch_of, from_ast};
 
 /// A statement that changes rows of one table.
 #[derive(Debug, Clone)]
 pub struct ChangeStatement {
     /// The table.
     pub table: Name,
+    /// The branch of it; `None`: main.
+    pub branch: Option<String>,
     /// Which kind it is.
     pub command: RowCommand,
     /// The statement.
@@ -47,8 +50,8 @@ pub(in crate::query) fn parse_change(ast: AstStatement) -> Result<Statement> {
         AstStatement::Merge(merge) => (RowCommand::Merge, check_merge(merge)?),
         _ => return Err(Error::internal("another statement was taken for a change of rows")),
     };
-    let table = target_name(factor)?;
-    Ok(Statement::Change(Box::new(ChangeStatement { table, command, ast: Box::new(ast) })))
+    let (table, branch) = target_of(factor)?;
+    Ok(Statement::Change(Box::new(ChangeStatement { table, branch, command, ast: Box::new(ast) })))
 }
 
 fn check_delete(delete: &Delete) -> Result<&TableFactor> {
@@ -87,17 +90,19 @@ fn without_joins<'a>(table: &'a TableWithJoins, what: &str) -> Result<&'a TableF
     }
 }
 
-fn target_name(factor: &TableFactor) -> Result<Name> {
+/// The table that is changed, and its branch.
+fn target_of(factor: &TableFactor) -> Result<(Name, Option<String>)> {
     let TableFactor::Table { name, alias, args: None, version, sample, .. } = factor else {
         return Err(refused("a change of something that is no table"));
     };
-    refuse_if(version.is_some(), "a change of a table FOR VERSION or FOR TIMESTAMP AS OF")?;
+    let version = version.as_ref().map(|version| from_ast(version).ok_or_else(|| refused("a change of this version")));
+    let branch = version.transpose()?.map(branch_of).transpose()?;
     refuse_if(sample.is_some(), "a change of a TABLESAMPLE")?;
     refuse_if(
         alias.as_ref().is_some_and(|alias| !alias.columns.is_empty()),
         "names for the columns of the changed table",
     )?;
-    name_of(name)
+    Ok((name_of(name)?, branch))
 }
 
 /// The name by which a statement knows a table's columns.
