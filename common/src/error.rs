@@ -69,6 +69,12 @@ impl Error {
         self
     }
 
+    /// The same error with the thing that it happened in named before its message.
+    pub fn within(mut self, what: &str) -> Self {
+        self.0.payload.message = format!("{what}: {}", self.0.payload.message);
+        self
+    }
+
     /// Marks that the same call may succeed when it is made again.
     pub fn retryable(mut self) -> Self {
         self.0.payload.retryable = true;

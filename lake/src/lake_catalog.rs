@@ -23,8 +23,8 @@ pub(crate) const COMMENT: &str = "comment";
 
 /// A catalog of the configuration, connected. It checks no rights: its callers do.
 pub struct LakeCatalog {
-    name: String,
-    catalog: Box<dyn Catalog>,
+    pub(crate) name: String,
+    pub(crate) catalog: Box<dyn Catalog>,
     objects: ObjectAccess,
     self_maintained: bool,
 }
@@ -147,6 +147,7 @@ impl LakeCatalog {
         if let Some(location) = &create.location {
             self.objects.object_store(location)?; // a location that could never be written to is refused now
         }
+        self.check_no_view(&name).await?;
         let mut properties: HashMap<String, String> = create.properties.into_iter().collect();
         if let Some(comment) = create.comment {
             properties.insert(COMMENT.to_string(), comment);
@@ -178,6 +179,7 @@ impl LakeCatalog {
     pub async fn register_table(&self, schema: &str, table: &str, metadata_location: &str) -> Result<LoadedTable> {
         check_table_name(table)?;
         let name = TableName::new(schema, table);
+        self.check_no_view(&name).await?;
         // Read first: whoever keeps the catalog need not look at what it is told.
         let what = format!("{}.{name}", self.name);
         metadata_file::read(&self.objects, &self.name, metadata_location, &what).await?;
@@ -192,6 +194,7 @@ impl LakeCatalog {
         check_table_name(to.1)?;
         let (from, to) = (TableName::new(from.0, from.1), TableName::new(to.0, to.1));
         let Some(head) = self.catalog.load(&from).await? else { return Ok(false) };
+        self.check_no_view(&to).await?;
         match self.catalog.rename_table(&from, &to).await {
             // An answer may be lost, or be a proxy's that asked twice: the table itself tells.
             Ok(false) | Err(_) if self.is_now(&to, &head).await => Ok(true),
@@ -303,7 +306,7 @@ impl LakeCatalog {
 }
 
 /// Refuses a name that would hide a metadata table.
-fn check_table_name(table: &str) -> Result<()> {
+pub(crate) fn check_table_name(table: &str) -> Result<()> {
     match MetadataTable::is_name_of_one(table) {
         true => {
             let message = format!("no table can be named {table}: that is the name of a metadata table");

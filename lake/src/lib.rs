@@ -1,7 +1,7 @@
 //! The lake: Iceberg tables as DataFusion tables, read and written in parallel and committed once.
 //!
 //! What lies where: [`LakeCatalog`] finds, creates and commits tables (SQL catalog shared with pyiceberg, or REST);
-//! [`MetadataTable`] is what `"t$files"` and its kin
+//! [`LoadedView`] is a query that a catalog keeps; [`MetadataTable`] is what `"t$files"` and its kin
 //! show; `maintenance` looks after old snapshots and files, `import` takes Parquet files in; [`LakeObjects`] holds one object-store client per catalog and bucket; `plan` turns a snapshot's manifests into the data
 //! files that a query must read; `scan` and `write` are the two physical nodes; [`codec`] carries them to executors.
 //!
@@ -37,6 +37,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod types;
+mod view;
 mod whole_ranges;
 mod write;
 
@@ -61,4 +62,5 @@ pub use types::{
     ColumnBounds, CreateTable, DeleteFile, DeleteKind, FileEntry, FilePlan, LoadedTable, PartitionField,
     PinnedSnapshot, PlannedFile, TableVersion, WrittenFile,
 };
+pub use view::{CreateView, LoadedView};
 pub use write::{WRITTEN_FILES_SCHEMA, changed_files, rewrite_plan, row_delta_plan, write_plan, written_files};

@@ -41,12 +41,23 @@ public final class Query {
                     }
                 }
             }
+            try (Statement statement = connection.createStatement()) {
+                statement.execute("CREATE OR REPLACE VIEW lake.tpch.jdbc_view AS SELECT o_orderkey AS id FROM lake.tpch.orders");
+            }
             DatabaseMetaData metadata = connection.getMetaData();
             print("product", metadata.getDatabaseProductName());
             try (ResultSet tables = metadata.getTables("lake", "tpch", "%", null)) {
                 while (tables.next()) {
-                    print("table", tables.getString("TABLE_NAME"));
+                    print("table", tables.getString("TABLE_NAME"), tables.getString("TABLE_TYPE"));
                 }
+            }
+            try (ResultSet columns = metadata.getColumns("lake", "tpch", "jdbc\\_view", "%")) {
+                while (columns.next()) {
+                    print("viewcolumn", columns.getString("TABLE_NAME"), columns.getString("COLUMN_NAME"));
+                }
+            }
+            try (Statement statement = connection.createStatement()) {
+                statement.execute("DROP VIEW lake.tpch.jdbc_view");
             }
         }
     }

@@ -115,4 +115,5 @@ def test_bad_input_is_named(number, told):
 def test_bound_parameters_and_metadata(told):
     assert told["bound"] == [["Customer#000000042"]]
     assert told["product"] == [["Town Lake"]]
-    assert {"orders", "lineitem"} <= {name for (name,) in told["table"]}
+    assert {("orders", "TABLE"), ("lineitem", "TABLE"), ("jdbc_view", "VIEW")} <= {tuple(row) for row in told["table"]}
+    assert told["viewcolumn"] == [["jdbc_view", "id"]]

@@ -88,7 +88,7 @@ class Town:
         }
         if name == "rest":
             uri, own = self.weed.rest, {"type": "rest", "warehouse": "s3://lake"}
-            own |= {"credential": self.weed.credential, "scope": ""}
+            own |= {"credential": self.weed.credential, "scope": "", "view-endpoints-supported": "true"}
         else:
             shared = self.postgres.url("lake", "postgresql+psycopg")
             uri = {"files": f"sqlite:///{self.folder}/files.db", "shared": shared}[name]

@@ -1,4 +1,4 @@
-//! `catalog.information_schema.{schemata,tables,columns}`: built when a statement names them, from what the principal may
+//! `catalog.information_schema.{schemata,tables,columns,views}`: built when a statement names them, from what the principal may
 //! see, and not before: a list of all columns asks the catalog for every table.
 
 use std::sync::Arc;
@@ -8,12 +8,13 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use futures::{StreamExt, TryStreamExt, stream};
 use townlake_common::{Error, ErrorCode, QueryContext, Result};
-use townlake_connectors::column_comment;
+use townlake_connectors::{TableKind, column_comment};
 
-use super::{Catalogs, TableName, sql_type};
+use super::{Catalogs, INFORMATION_SCHEMA, TableName, sql_type};
+use crate::query::visible_text;
 
 /// Its tables.
-pub(super) const TABLES: &[&str] = &["columns", "schemata", "tables"];
+pub(super) const TABLES: &[&str] = &["columns", "schemata", "tables", "views"];
 
 /// Tables that are asked for their columns at the same time.
 const CONCURRENCY: usize = 8;
@@ -40,6 +41,12 @@ pub(super) fn schema_of(table: &str) -> Option<SchemaRef> {
             text("data_type", false),
             text("comment", true),
         ],
+        "views" => vec![
+            text("table_catalog", false),
+            text("table_schema", false),
+            text("table_name", false),
+            text("view_definition", true),
+        ],
         _ => return None,
     };
     Some(Arc::new(Schema::new(fields)))
@@ -56,6 +63,7 @@ pub(super) async fn batch(
     let columns = match table {
         "schemata" => schemata(catalogs, query, catalog).await?,
         "tables" => tables(catalogs, query, catalog).await?,
+        "views" => views(catalogs, query, catalog).await?,
         _ => columns(catalogs, query, catalog).await?,
     };
     let batch = RecordBatch::try_new(schema, columns).map_err(|error| {
@@ -86,6 +94,33 @@ async fn tables(catalogs: &Catalogs, query: &QueryContext, catalog: &str) -> Res
     let mut columns: Vec<ArrayRef> = rows.into_iter().map(|column| Arc::new(StringArray::from(column)) as _).collect();
     columns.push(Arc::new(StringArray::from(comments)));
     Ok(columns)
+}
+
+async fn views(catalogs: &Catalogs, query: &Arc<QueryContext>, catalog: &str) -> Result<Vec<ArrayRef>> {
+    let mut names = Vec::new();
+    for schema in catalogs.list_schemas(query, catalog).await? {
+        let tables = catalogs.list_tables(query, catalog, &schema).await?;
+        let views = tables.into_iter().filter(|table| table.kind == TableKind::View && schema != INFORMATION_SCHEMA);
+        names.extend(views.map(|view| TableName::new(catalog, &schema, view.name)));
+    }
+    // One that cannot be read must not hide the others: it has no text here.
+    let texts: Vec<Option<String>> = stream::iter(names.clone())
+        .map(|name| async move {
+            let view = catalogs.view(query, &name).await.ok().flatten()?;
+            visible_text(catalogs, &query.principal, &view).ok()
+        })
+        .buffered(CONCURRENCY)
+        .collect()
+        .await;
+    let column = |part: fn(&TableName) -> &str| -> ArrayRef {
+        Arc::new(names.iter().map(|name| Some(part(name))).collect::<StringArray>())
+    };
+    Ok(vec![
+        column(|name| &name.catalog),
+        column(|name| &name.schema),
+        column(|name| &name.table),
+        Arc::new(StringArray::from(texts)),
+    ])
 }
 
 async fn columns(catalogs: &Catalogs, query: &Arc<QueryContext>, catalog: &str) -> Result<Vec<ArrayRef>> {
@@ -127,12 +162,19 @@ async fn columns(catalogs: &Catalogs, query: &Arc<QueryContext>, catalog: &str) 
     Ok(columns)
 }
 
-/// The columns of one table. One that cannot be read (a format that we refuse, one that was just dropped) has none here;
+/// The columns of one table. One that cannot be read (a format that we refuse, damage, one that was just dropped) has none here;
 /// it must not hide the others.
 async fn columns_of(catalogs: &Catalogs, query: &Arc<QueryContext>, name: &TableName) -> Result<Option<SchemaRef>> {
     match Box::pin(catalogs.table_schema(query, &name.catalog, &name.schema, &name.table)).await {
         Ok(schema) => Ok(schema),
-        Err(error) if matches!(error.code(), ErrorCode::FormatNotSupported | ErrorCode::FileNotFound) => Ok(None),
+        Err(error)
+            if matches!(
+                error.code(),
+                ErrorCode::FormatNotSupported | ErrorCode::FileNotFound | ErrorCode::DataCorrupt
+            ) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

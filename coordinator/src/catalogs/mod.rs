@@ -6,6 +6,7 @@
 mod information_schema;
 mod names;
 mod types;
+mod views;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -101,7 +102,7 @@ impl Catalogs {
         Ok(schemas)
     }
 
-    /// The tables of a schema, sorted by name; none when there is no such schema.
+    /// The tables and views of a schema, sorted by name; none when there is no such schema.
     pub async fn list_tables(&self, query: &QueryContext, catalog: &str, schema: &str) -> Result<Vec<SourceTable>> {
         let named = |name: &str, kind: TableKind| SourceTable { name: name.to_string(), kind, comment: None };
         let backend = self.backend(&query.principal, catalog).await?;
@@ -109,10 +110,7 @@ impl Catalogs {
             return Ok(information_schema::TABLES.iter().map(|name| named(name, TableKind::View)).collect());
         }
         match backend {
-            Backend::Lake(lake) => {
-                let tables = lake.list_tables(schema).await?;
-                Ok(tables.iter().map(|name| named(name, TableKind::Table)).collect())
-            }
+            Backend::Lake(lake) => views::tables_and_views(&lake, schema).await,
             Backend::Source(source) => source.list_tables(query, schema).await,
             Backend::System if schema == crate::system::RUNTIME => {
                 Ok(crate::system::TABLES.iter().map(|name| named(name, TableKind::View)).collect())
@@ -121,7 +119,7 @@ impl Catalogs {
         }
     }
 
-    /// The columns of a table with their comments; `None` when there is no such table.
+    /// The columns of a table or view with their comments; `None` when there is no such thing.
     pub async fn table_schema(
         &self,
         query: &Arc<QueryContext>,
@@ -134,8 +132,10 @@ impl Catalogs {
             return Ok(information_schema::schema_of(table));
         }
         let name = TableName::new(catalog, schema, table);
-        let table = self.table(query, &name, None).await?;
-        Ok(table.map(|table| match table.downcast_ref::<LakeTable>() {
+        let Some(table) = self.table(query, &name, None).await? else {
+            return Ok(self.view(query, &name).await?.map(|view| view.described));
+        };
+        Ok(Some(match table.downcast_ref::<LakeTable>() {
             Some(lake) => lake.loaded().described(),
             None => table.schema(),
         }))

@@ -103,9 +103,12 @@ impl Catalogs {
         catalog_not_found(&self.list_catalogs(principal), catalog)
     }
 
-    /// The error for a table that its catalog does not have: the schema is missing, or the table.
+    /// The error for a table that its catalog does not have: the schema is missing, or the table, or it is a view.
     pub(crate) async fn not_found(&self, query: &QueryContext, name: &TableName) -> Error {
         if let Err(error) = self.check_schema(query, &name.catalog, &name.schema).await {
+            return error;
+        }
+        if let Err(error) = self.check_no_view(query, name).await {
             return error;
         }
         let error = Error::new(ErrorCode::TableNotFound, format!("table {name} does not exist"));

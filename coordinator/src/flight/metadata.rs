@@ -132,7 +132,14 @@ impl Browser<'_> {
     async fn columns(&self, catalog: &str, schema: &str, table: &str, named: bool) -> Result<Option<SchemaRef>> {
         match self.catalogs.table_schema(&self.query, catalog, schema, table).await {
             Ok(columns) => Ok(columns.map(|columns| results::wire_schema(&columns))),
-            Err(error) if error.code() == ErrorCode::FormatNotSupported => Ok(None),
+            Err(error)
+                if matches!(
+                    error.code(),
+                    ErrorCode::FormatNotSupported | ErrorCode::DataCorrupt | ErrorCode::FileNotFound
+                ) =>
+            {
+                Ok(None)
+            }
             Err(error) => self.or_left_out(catalog, named, Err(error)),
         }
     }

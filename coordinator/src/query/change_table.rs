@@ -48,8 +48,14 @@ impl Run<'_> {
         match done {
             Some(true) => command_batch("ALTER TABLE"),
             Some(false) => command_batch("ALTER TABLE: it is so already"),
-            None if alter.if_exists => command_batch("ALTER TABLE: it is not there"),
-            None => Err(self.not_there(&name).await),
+            None => match self.comment_view_column(&name, &alter.alteration).await? {
+                Some(done) => Ok(done),
+                None if alter.if_exists => {
+                    self.service.catalogs.check_no_view(&self.tracked.context, &name).await?;
+                    command_batch("ALTER TABLE: it is not there")
+                }
+                None => Err(self.not_there(&name).await),
+            },
         }
     }
 
@@ -69,25 +75,28 @@ pub(super) async fn uninterrupted<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     let done = tokio::spawn(work).await;
-    done.map_err(|error| Error::internal("the change of a table stopped").with_source(error))?
+    done.map_err(|error| Error::internal("a change of the catalog stopped").with_source(error))?
 }
 
-/// A new name of one part stays in the table's schema, one of two in its catalog.
-async fn rename(lake: Arc<LakeCatalog>, from: &TableName, to: &Name) -> Result<Option<bool>> {
-    let to = match to.parts() {
-        [table] => TableName::new(&from.catalog, &from.schema, table),
-        [schema, table] => TableName::new(&from.catalog, schema, table),
-        [catalog, schema, table] if *catalog == from.catalog => TableName::new(catalog, schema, table),
+/// The full new name of a table or view: one of one part stays in its schema, one of two in its catalog.
+pub(super) fn renamed(from: &TableName, to: &Name, what: &str) -> Result<TableName> {
+    match to.parts() {
+        [table] => Ok(TableName::new(&from.catalog, &from.schema, table)),
+        [schema, table] => Ok(TableName::new(&from.catalog, schema, table)),
+        [catalog, schema, table] if *catalog == from.catalog => Ok(TableName::new(catalog, schema, table)),
         _ => {
-            let message = format!("table {from} cannot become {to}: a table stays in its catalog");
-            return Err(Error::new(ErrorCode::NotSupported, message)
-                .with_hint("CREATE TABLE AS SELECT copies a table to another catalog"));
+            let message = format!("{what} {from} cannot become {to}: a {what} stays in its catalog");
+            Err(Error::new(ErrorCode::NotSupported, message)
+                .with_hint("CREATE TABLE AS SELECT copies rows to another catalog"))
         }
-    };
-    let from = from.clone();
+    }
+}
+
+async fn rename(lake: Arc<LakeCatalog>, from: &TableName, to: &Name) -> Result<Option<bool>> {
+    let (from, to) = (from.clone(), renamed(from, to, "table")?);
     let renaming = async move { lake.rename_table((&from.schema, &from.table), (&to.schema, &to.table)).await };
-    let renamed = uninterrupted(renaming).await?;
-    Ok(renamed.then_some(true))
+    let done = uninterrupted(renaming).await?;
+    Ok(done.then_some(true))
 }
 
 /// The changes with their types as the lake has them.

@@ -12,7 +12,7 @@ use super::tokens::location_of;
 
 /// Operators on the way from the root of a statement to its deepest leaf: 2,000 terms of `a = 0 OR …`. The threads' stacks
 /// ([`townlake_engine::runtime::THREAD_STACK_BYTES`]) bear the deepest that is let through: `tests/deep.rs` runs it.
-const MAX_OPERATORS: usize = 4_000;
+pub(super) const MAX_OPERATORS: usize = 4_000;
 
 /// Operators in a row that compute, as of `a + b + c`. DataFusion names each part of them by its whole text, again and again:
 /// 1,500 take 10 s to be planned, 3,900 take 95 s, where 3,900 of `OR` take 6 s (2026-11-25, two busy cores, profile `dev`).
@@ -20,7 +20,7 @@ const MAX_COMPUTING: usize = 1_000;
 
 /// Tables, subqueries and table functions of a statement: a plan of joins, unions or `WITH` queries that build on each other
 /// is as deep as it has many of them.
-const MAX_RELATIONS: usize = 1_000;
+pub(super) const MAX_RELATIONS: usize = 1_000;
 
 /// `UNION`, `INTERSECT` and `EXCEPT` of a statement: each is a level of its plan, and planned with all that stand before it.
 const MAX_SET_OPERATORS: usize = 1_000;

@@ -75,7 +75,8 @@ fn plain(field: &FieldRef) -> FieldRef {
     Arc::new(Field::new(field.name(), plain_type(field.data_type()), true))
 }
 
-fn plain_type(data_type: &DataType) -> DataType {
+/// The type with all that it is made of nullable, and without metadata.
+pub(super) fn plain_type(data_type: &DataType) -> DataType {
     match data_type {
         DataType::List(item) => DataType::List(plain(item)),
         DataType::LargeList(item) => DataType::LargeList(plain(item)),

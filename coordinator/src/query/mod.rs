@@ -3,7 +3,7 @@
 //! [`QueryService`] is what the doors talk to. A statement goes through `tokens`, `time_travel` and `parse` to a
 //! [`Statement`], through `planner` to a logical plan over what its principal may read, through `placement` to the place
 //! where it runs, and through `rows` back to the client. `write` makes tables and
-//! rows, `changes` changes rows, `procedures` looks after tables, `show` and `explain` tell, and
+//! rows, `changes` changes rows, `procedures` looks after tables, `views` is all about views, `show` and `explain` tell, and
 //! [`Registry`] knows every query and leaves its audit rows.
 
 mod alter_table;
@@ -36,6 +36,7 @@ mod statement;
 mod tests;
 mod time_travel;
 mod tokens;
+mod views;
 mod wire;
 mod write;
 
@@ -45,4 +46,8 @@ pub use parse::parse;
 pub use procedures::CallArgument;
 pub use registry::{QueryInfo, QueryState, Registry, Tracked};
 pub use service::{Prepared, QueryService, Running};
-pub use statement::{AlterTableStatement, Alteration, CreateTableStatement, Name, NewColumn, Statement, StatementKind};
+pub use statement::{
+    AlterTableStatement, Alteration, CreateTableStatement, CreateViewStatement, Name, NewColumn, Statement,
+    StatementKind,
+};
+pub(crate) use views::visible_text;

@@ -18,6 +18,7 @@ use super::settings;
 use super::statement::{Name, Statement};
 use super::time_travel::{Clauses, attach_clauses, take_branch, take_clauses};
 use super::tokens::{DIALECT, is_keyword, is_word, location_of, syntax_error, tokens_of_one_statement};
+use super::views::parse_view_statement;
 
 /// Nested expressions and queries are parsed to this depth; deeper ones are refused before they exhaust the stack.
 const RECURSION_LIMIT: usize = 50;
@@ -29,11 +30,14 @@ const RECURSION_LIMIT: usize = 50;
 pub fn parse(sql: &str) -> Result<Statement> {
     let tokens = tokens_of_one_statement(sql)?;
     check_depth(&tokens)?;
+    if let Some(statement) = parse_view_statement(sql, &tokens)? {
+        return Ok(statement);
+    }
     let (tokens, clauses) = take_clauses(tokens)?;
     parse_tokens(&tokens, clauses)
 }
 
-fn parse_tokens(tokens: &[TokenWithSpan], clauses: Clauses) -> Result<Statement> {
+pub(super) fn parse_tokens(tokens: &[TokenWithSpan], clauses: Clauses) -> Result<Statement> {
     let first = tokens.first();
     let second = tokens.get(1);
     if is_keyword(first, Keyword::EXPLAIN) {
@@ -234,7 +238,9 @@ type Parsed<T> = std::result::Result<T, ParserError>;
 
 fn show(parser: &mut Parser<'_>) -> Parsed<Option<Statement>> {
     let what = parser.next_token();
-    let Token::Word(word) = &what.token else { return parser.expected("CATALOGS, SCHEMAS, TABLES or COLUMNS", what) };
+    let Token::Word(word) = &what.token else {
+        return parser.expected("CATALOGS, SCHEMAS, TABLES, VIEWS or COLUMNS", what);
+    };
     let statement = match word.value.to_ascii_uppercase().as_str() {
         "CATALOGS" => Statement::ShowCatalogs { like: like(parser)? },
         "SCHEMAS" | "DATABASES" => Statement::ShowSchemas { from: from(parser)?, like: like(parser)? },
@@ -252,14 +258,14 @@ fn show(parser: &mut Parser<'_>) -> Parsed<Option<Statement>> {
     Ok(Some(statement))
 }
 
-fn from(parser: &mut Parser<'_>) -> Parsed<Option<Name>> {
+pub(super) fn from(parser: &mut Parser<'_>) -> Parsed<Option<Name>> {
     match parser.parse_one_of_keywords(&[Keyword::FROM, Keyword::IN]) {
         Some(_) => parse_name(parser).map(Some),
         None => Ok(None),
     }
 }
 
-fn like(parser: &mut Parser<'_>) -> Parsed<Option<String>> {
+pub(super) fn like(parser: &mut Parser<'_>) -> Parsed<Option<String>> {
     match parser.parse_keyword(Keyword::LIKE) {
         true => parser.parse_literal_string().map(Some),
         false => Ok(None),
@@ -381,9 +387,9 @@ fn refusal(tokens: &[TokenWithSpan]) -> Error {
 
 const REFUSED: &[(&str, &str, &str)] = &[
     ("copy", "COPY", "statements neither read nor write files of the server; load files with `townlake load`"),
-    ("alter", "ALTER of this kind of object", "only ALTER TABLE is offered"),
-    ("create", "CREATE of this kind of object", "only CREATE SCHEMA and CREATE TABLE are offered"),
-    ("drop", "DROP of this kind of object", "only DROP SCHEMA and DROP TABLE are offered"),
+    ("alter", "ALTER of this kind of object", "only ALTER TABLE and ALTER VIEW are offered"),
+    ("create", "CREATE of this kind of object", "only CREATE SCHEMA, CREATE TABLE and CREATE VIEW are offered"),
+    ("drop", "DROP of this kind of object", "only DROP SCHEMA, DROP TABLE and DROP VIEW are offered"),
     ("prepare", "PREPARE", "use the prepared statements of your Flight SQL client"),
     ("execute", "EXECUTE", "use the prepared statements of your Flight SQL client"),
     ("deallocate", "DEALLOCATE", "use the prepared statements of your Flight SQL client"),
@@ -473,14 +479,14 @@ mod tests {
     fn refused_with_a_reason() {
         for sql in [
             "create external table t stored as parquet location '/etc'",
-            "create view v as select 1",
+            "create materialized view v as select 1",
             "copy t to '/tmp/x.parquet'",
             "prepare p as select 1",
             "begin",
             "create function f() returns int return 1",
             "set transaction read only",
             "explain show tables",
-            "drop view v",
+            "drop index i",
         ] {
             let error = parse(sql).unwrap_err();
             assert_eq!(error.code(), ErrorCode::NotSupported, "{sql}: {error}");

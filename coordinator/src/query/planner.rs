@@ -32,6 +32,7 @@ use super::memory::runtime_of_query;
 use super::parse::{name_of, normalize};
 use super::relation::{VersionedTables, table_functions, versioned_names};
 use super::settings::Effective;
+use super::views::Found;
 use crate::catalogs::{Catalogs, Current, TableName};
 
 /// A default catalog that no name ever resolves to: short names are completed by us.
@@ -75,7 +76,7 @@ impl Planner<'_> {
     ///
     /// Errors: `*_NOT_FOUND` with the nearest visible name, `INVALID_QUERY`, `NOT_SUPPORTED`, and what catalogs report.
     pub(super) async fn plan(&self, statement: &AstStatement) -> Result<Planned> {
-        self.plan_over(statement, None).await
+        self.plan_over(statement, None, &mut Found::default()).await
     }
 
     /// Plans the query of a statement that changes rows of `target`, which the query names once by its mark.
@@ -87,19 +88,26 @@ impl Planner<'_> {
         name: TableName,
         target: Arc<TargetTable>,
     ) -> Result<Planned> {
-        self.plan_over(select, Some((name, target))).await
+        let mut found = Found::default();
+        found.touched.insert(name.catalog.clone());
+        if target.loaded().is_main() {
+            // A statement that also reads what it changes sees one state of it.
+            found.insert(name, LakeTable::new(Arc::clone(target.loaded())));
+        }
+        self.plan_over(select, Some(target), &mut found).await
     }
 
-    async fn plan_over(
+    /// Plans a statement, or the query of one of its views.
+    pub(super) async fn plan_over(
         &self,
         statement: &AstStatement,
-        target: Option<(TableName, Arc<TargetTable>)>,
+        target: Option<Arc<TargetTable>>,
+        found: &mut Found,
     ) -> Result<Planned> {
         check_relations(statement)?;
-        let mut touched = BTreeSet::new();
-        let mut versioned = self.versioned_tables(statement, &mut touched).await?;
-        let list = self.tables(statement, &mut touched, target.as_ref()).await?;
-        if let Some((_, target)) = target {
+        let mut versioned = self.versioned_tables(statement, &mut found.touched).await?;
+        let list = self.tables(statement, found).await?;
+        if let Some(target) = target {
             versioned.set_target(provider_as_source(target));
         }
         let mut state = state_builder(self.config(), runtime_of_query(self.runtime))
@@ -124,7 +132,8 @@ impl Planner<'_> {
                 let message = "this statement would be run inside the engine, past our catalogs, and is not supported";
                 Error::new(ErrorCode::NotSupported, message).with_source(error)
             })?;
-        Ok(Planned { plan, state, catalogs: touched.into_iter().collect() })
+        Self::check_expanded(&plan, found)?;
+        Ok(Planned { plan, state, catalogs: found.touched.iter().cloned().collect() })
     }
 
     /// A state that knows no table: for what names none.
@@ -146,19 +155,24 @@ impl Planner<'_> {
             touched.insert(full.catalog.clone());
             match self.catalogs.table(self.context, &full, Some(&version)).await? {
                 Some(table) => tables.add(name, version, provider_as_source(table)),
-                None => return Err(self.catalogs.not_found(self.context, &full).await),
+                None => return Err(self.no_versions(&full).await),
             }
         }
         Ok(tables)
     }
 
+    async fn no_versions(&self, name: &TableName) -> Error {
+        match self.catalogs.check_no_view(self.context, name).await {
+            Err(error) if error.code() == ErrorCode::NotSupported => {
+                let message = format!("{name} is a view: FOR VERSION and FOR TIMESTAMP AS OF work on tables only");
+                Error::new(ErrorCode::NotSupported, message).with_hint("read the tables beneath as of a version")
+            }
+            _ => self.catalogs.not_found(self.context, name).await,
+        }
+    }
+
     /// Every other table that the statement names, as the catalog that DataFusion plans with.
-    async fn tables(
-        &self,
-        statement: &AstStatement,
-        touched: &mut BTreeSet<String>,
-        changed: Option<&(TableName, Arc<TargetTable>)>,
-    ) -> Result<Arc<dyn CatalogProviderList>> {
+    async fn tables(&self, statement: &AstStatement, found: &mut Found) -> Result<Arc<dyn CatalogProviderList>> {
         let wrapped = DataFusionStatement::Statement(Box::new(statement.clone()));
         let (references, _) = datafusion::sql::resolve::resolve_table_references(&wrapped, true)
             .map_err(|error| from_datafusion(&error))?;
@@ -180,23 +194,15 @@ impl Planner<'_> {
         };
         let mut resolved = Vec::with_capacity(names.len());
         for name in names {
-            touched.insert(name.catalog.clone());
-            if let Some((_, changed)) = changed.filter(|(of, table)| *of == name && table.loaded().is_main()) {
-                // A statement that also reads what it changes sees one state of it.
-                resolved.push((name, LakeTable::new(Arc::clone(changed.loaded()))));
-                continue;
-            }
-            match self.catalogs.table(self.context, &name, None).await? {
-                Some(table) if target.as_ref() == Some(&name) => resolved.push((name, InsertTarget::wrap(table))),
-                Some(table) => resolved.push((name, table)),
-                None => return Err(self.catalogs.not_found(self.context, &name).await),
-            }
+            let table = self.relation(&name, found).await?;
+            let is_target = target.as_ref() == Some(&name);
+            resolved.push((name, if is_target { InsertTarget::wrap(table) } else { table }));
         }
         catalog_of(resolved).map_err(|error| from_datafusion(&error))
     }
 }
 
-fn parts(reference: &TableReference) -> Vec<String> {
+pub(super) fn parts(reference: &TableReference) -> Vec<String> {
     let parts = [reference.catalog(), reference.schema(), Some(reference.table())];
     parts.into_iter().flatten().map(str::to_string).collect()
 }

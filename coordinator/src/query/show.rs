@@ -8,7 +8,7 @@ use datafusion::arrow::compute::kernels::comparison::like;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use townlake_common::{Error, ErrorCode, Result};
-use townlake_connectors::column_comment;
+use townlake_connectors::{SourceTable, column_comment};
 
 use super::service::{Run, command_batch};
 use super::settings::{self, SETTINGS};
@@ -21,6 +21,8 @@ pub(super) fn schema_of(statement: &Statement) -> Option<SchemaRef> {
         Statement::ShowCatalogs { .. } => &["catalog"],
         Statement::ShowSchemas { .. } => &["schema"],
         Statement::ShowTables { .. } => &["table", "type", "comment"],
+        Statement::ShowViews { .. } => &["view", "comment"],
+        Statement::ShowCreateView { .. } => &["create_view"],
         Statement::ShowColumns { .. } => &["column", "type", "nullable", "comment"],
         Statement::ShowSession { .. } | Statement::ShowSetting { .. } => &["name", "value", "description"],
         Statement::Call { name, .. } => return super::procedures::schema_of(name),
@@ -45,8 +47,18 @@ impl Run<'_> {
                 batch(statement, rows, like.as_deref())
             }
             Statement::ShowTables { from, like } => {
-                let rows = self.tables(from.as_ref()).await?;
-                batch(statement, rows, like.as_deref())
+                let (_, _, tables) = self.tables_of(from.as_ref()).await?;
+                let row =
+                    |table: SourceTable| vec![Some(table.name), Some(table.kind.as_str().to_string()), table.comment];
+                batch(statement, tables.into_iter().map(row).collect(), like.as_deref())
+            }
+            Statement::ShowViews { from, like } => {
+                let views = self.views(from.as_ref()).await?;
+                let rows = views.into_iter().map(|view| vec![Some(view.name), view.comment]);
+                batch(statement, rows.collect(), like.as_deref())
+            }
+            Statement::ShowCreateView { view } => {
+                batch(statement, vec![vec![Some(self.show_create_view(view).await?)]], None)
             }
             Statement::ShowColumns { table, like } => {
                 let rows = self.columns(table).await?;
@@ -66,6 +78,10 @@ impl Run<'_> {
             Statement::CreateTable(create) => self.create_table(create).await,
             Statement::AlterTable(alter) => self.alter_table(alter).await,
             Statement::DropTable { name, if_exists } => self.drop_table(name, *if_exists).await,
+            Statement::CreateView(create) => self.create_view(create).await,
+            Statement::DropView { view, if_exists } => self.drop_view(view, *if_exists).await,
+            Statement::RenameView { view, if_exists, to } => self.rename_view(view, *if_exists, to).await,
+            Statement::CommentView { view, comment } => self.comment_view(view, comment.as_deref()).await,
             Statement::Truncate { table } => self.truncate(table).await,
             Statement::Call { name, arguments } => self.call(name, arguments).await,
             Statement::Query(_) | Statement::Explain { .. } | Statement::Insert { .. } | Statement::Change(_) => {
@@ -90,7 +106,8 @@ impl Run<'_> {
         Ok(schemas.into_iter().map(|schema| vec![Some(schema)]).collect())
     }
 
-    async fn tables(&self, from: Option<&Name>) -> Result<Vec<Row>> {
+    /// The schema that a SHOW is about, and what is in it.
+    pub(super) async fn tables_of(&self, from: Option<&Name>) -> Result<(String, String, Vec<SourceTable>)> {
         let (catalog, schema) = match (from, self.session.current()) {
             (Some(name), _) => self.planner().current.schema(name.parts())?,
             (None, (Some(catalog), Some(schema))) => (catalog, schema),
@@ -102,10 +119,7 @@ impl Run<'_> {
         let (catalogs, context) = (&self.service.catalogs, &self.tracked.context);
         catalogs.check_schema(context, &catalog, &schema).await?;
         let tables = catalogs.list_tables(context, &catalog, &schema).await?;
-        let row = |table: townlake_connectors::SourceTable| {
-            vec![Some(table.name), Some(table.kind.as_str().to_string()), table.comment]
-        };
-        Ok(tables.into_iter().map(row).collect())
+        Ok((catalog, schema, tables))
     }
 
     async fn columns(&self, table: &Name) -> Result<Vec<Row>> {
@@ -190,7 +204,10 @@ impl Run<'_> {
         let done = lake.drop_table(&name.schema, &name.table, true).await?;
         match (done, if_exists) {
             (true, _) => command_batch("DROP TABLE"),
-            (false, true) => command_batch("DROP TABLE: it is not there"),
+            (false, true) => {
+                self.service.catalogs.check_no_view(&self.tracked.context, &name).await?;
+                command_batch("DROP TABLE: it is not there")
+            }
             (false, false) => Err(self.service.catalogs.not_found(&self.tracked.context, &name).await),
         }
     }

@@ -7,7 +7,7 @@ use super::changes::ChangeStatement;
 use super::procedures::CallArgument;
 
 /// A name of one to three parts, normalised: unquoted parts in lower case.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Name(pub(super) Vec<String>);
 
 impl Name {
@@ -65,6 +65,18 @@ pub enum Statement {
         /// The pattern of LIKE.
         like: Option<String>,
     },
+    /// `SHOW VIEWS [FROM [catalog.]schema] [LIKE …]`.
+    ShowViews {
+        /// The schema; by default the session's.
+        from: Option<Name>,
+        /// The pattern of LIKE.
+        like: Option<String>,
+    },
+    /// `SHOW CREATE VIEW view`.
+    ShowCreateView {
+        /// The view.
+        view: Name,
+    },
     /// `SHOW SESSION [LIKE …]`, `SHOW ALL`.
     ShowSession {
         /// The pattern of LIKE.
@@ -112,6 +124,31 @@ pub enum Statement {
         /// Say nothing when it is not there.
         if_exists: bool,
     },
+    /// `CREATE VIEW`.
+    CreateView(Box<CreateViewStatement>),
+    /// `DROP VIEW`.
+    DropView {
+        /// The view.
+        view: Name,
+        /// Say nothing when it is not there.
+        if_exists: bool,
+    },
+    /// `ALTER VIEW … RENAME TO`.
+    RenameView {
+        /// The view.
+        view: Name,
+        /// Say nothing when it is not there.
+        if_exists: bool,
+        /// Its new name.
+        to: Name,
+    },
+    /// `COMMENT ON VIEW`.
+    CommentView {
+        /// The view.
+        view: Name,
+        /// `None`: it has no comment any more.
+        comment: Option<String>,
+    },
     /// `INSERT INTO table [(columns)] query`, `INSERT OVERWRITE`.
     Insert {
         /// The table.
@@ -158,6 +195,25 @@ pub struct CreateTableStatement {
     pub comment: Option<String>,
     /// WITH: `location` and Iceberg table properties.
     pub properties: Vec<(String, String)>,
+}
+
+/// `CREATE [OR REPLACE] VIEW [IF NOT EXISTS] name [(columns)] [COMMENT …] AS query`.
+#[derive(Debug, Clone, Default)]
+pub struct CreateViewStatement {
+    /// The view.
+    pub view: Name,
+    /// Take the place of a view that is there.
+    pub replace: bool,
+    /// Say nothing when it is there.
+    pub if_not_exists: bool,
+    /// Names of the columns with their comments; empty: those of the query.
+    pub columns: Vec<(String, Option<String>)>,
+    /// COMMENT.
+    pub comment: Option<String>,
+    /// The text of the query, as it was written.
+    pub sql: String,
+    /// The query, for the planner.
+    pub query: Option<Box<AstStatement>>,
 }
 
 /// `ALTER TABLE [IF EXISTS] name …`.
@@ -232,6 +288,10 @@ impl Statement {
             Self::CreateTable(_)
             | Self::AlterTable(_)
             | Self::DropTable { .. }
+            | Self::CreateView(_)
+            | Self::DropView { .. }
+            | Self::RenameView { .. }
+            | Self::CommentView { .. }
             | Self::Truncate { .. }
             | Self::CreateSchema { .. }
             | Self::DropSchema { .. }

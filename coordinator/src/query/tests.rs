@@ -23,6 +23,7 @@ use crate::session::Session;
 
 mod bounds;
 mod deep;
+mod views;
 
 struct Door {
     service: Arc<QueryService>,

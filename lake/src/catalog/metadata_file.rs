@@ -66,26 +66,41 @@ fn parse(bytes: &[u8], what: &str) -> Result<TableMetadata> {
     let plain = serde_json::from_slice::<TableMetadata>(bytes);
     let error = match plain {
         Ok(metadata) => return Ok(metadata),
-        Err(error) if !bytes.starts_with(&[0x1f, 0x8b]) => error,
+        Err(error) if !is_compressed(bytes) => error,
         Err(_) => return parse_compressed(bytes, what),
     };
     let value = serde_json::from_slice::<Value>(bytes).unwrap_or(Value::Null);
     Err(unreadable(&value, what).with_source(error))
 }
 
-/// Unpacks what the crate `iceberg` would unpack without a bound.
+/// Whether a metadata file is packed by gzip. Java packs those of views unless told otherwise.
+pub(crate) fn is_compressed(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0x1f, 0x8b])
+}
+
 fn parse_compressed(bytes: &[u8], what: &str) -> Result<TableMetadata> {
-    let mut json = Vec::new();
-    let unpacked = GzDecoder::new(bytes).take(MAX_UNPACKED + 1).read_to_end(&mut json);
-    unpacked.map_err(|error| unreadable(&Value::Null, what).with_source(error))?;
-    if json.len() as u64 > MAX_UNPACKED {
-        let message = format!("the metadata of table {what} unpacks to more than {MAX_UNPACKED} bytes");
-        return Err(Error::new(ErrorCode::DataCorrupt, message));
-    }
+    let json = unpack(bytes, &format!("table {what}"))?;
     serde_json::from_slice(&json).map_err(|error| {
         let value = serde_json::from_slice::<Value>(&json).unwrap_or(Value::Null);
         unreadable(&value, what).with_source(error)
     })
+}
+
+/// Unpacks what the crate `iceberg` would unpack without a bound.
+///
+/// Errors: `DATA_CORRUPT`.
+pub(crate) fn unpack(bytes: &[u8], what: &str) -> Result<Vec<u8>> {
+    let mut json = Vec::new();
+    let unpacked = GzDecoder::new(bytes).take(MAX_UNPACKED + 1).read_to_end(&mut json);
+    unpacked.map_err(|error| {
+        let message = format!("the metadata of {what} cannot be decoded");
+        Error::new(ErrorCode::DataCorrupt, message).with_source(error)
+    })?;
+    if json.len() as u64 > MAX_UNPACKED {
+        let message = format!("the metadata of {what} unpacks to more than {MAX_UNPACKED} bytes");
+        return Err(Error::new(ErrorCode::DataCorrupt, message));
+    }
+    Ok(json)
 }
 
 /// Why metadata does not parse: something too new, named, or damage.

@@ -8,10 +8,15 @@ pub(crate) mod rest;
 mod rest_client;
 #[cfg(test)]
 mod rest_tests;
+#[cfg(test)]
+mod rest_view_tests;
+mod rest_views;
 pub(crate) mod sql;
 mod sql_database;
 #[cfg(test)]
 mod sql_tests;
+mod sql_views;
+pub(crate) mod views;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,6 +26,8 @@ use async_trait::async_trait;
 use iceberg::spec::{Schema, SortOrder, TableMetadata, UnboundPartitionSpec};
 use iceberg::{TableRequirement, TableUpdate};
 use townlake_common::{Error, Result};
+
+use views::ViewCatalog;
 
 /// A table's name in its catalog. The levels of a namespace are joined by `.`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +86,7 @@ pub(crate) trait Catalog: Send + Sync + 'static {
     async fn namespace_exists(&self, namespace: &str) -> Result<bool>;
     /// Errors: `ALREADY_EXISTS`.
     async fn create_namespace(&self, namespace: &str) -> Result<()>;
-    /// `false`: there is none. Errors: `INVALID_QUERY` when tables are in it.
+    /// `false`: there is none. Errors: `INVALID_QUERY` when tables or views are in it.
     async fn drop_namespace(&self, namespace: &str) -> Result<bool>;
     /// The tables of a namespace, sorted; of one that does not exist: none.
     async fn list_tables(&self, namespace: &str) -> Result<Vec<String>>;
@@ -100,4 +107,6 @@ pub(crate) trait Catalog: Send + Sync + 'static {
         requirements: Vec<TableRequirement>,
         updates: Vec<TableUpdate>,
     ) -> CommitOutcome;
+    /// The views beside the tables.
+    fn views(&self) -> &dyn ViewCatalog;
 }

@@ -14,6 +14,8 @@ use townlake_common::{Error, ErrorCode, Result};
 
 use super::metadata_file::unreadable;
 use super::rest_client::RestClient;
+use super::rest_views::is_without_views;
+use super::views::ViewCatalog;
 use super::{Catalog, CommitOutcome, NewTable, TableHead, TableName};
 
 /// Separates the levels of a namespace in a path.
@@ -22,8 +24,8 @@ const LEVELS: &str = "\u{1f}";
 const MAX_PAGES: usize = 10_000;
 
 pub(crate) struct RestCatalog {
-    name: String,
-    client: RestClient,
+    pub(super) name: String,
+    pub(super) client: RestClient,
 }
 
 impl RestCatalog {
@@ -40,6 +42,10 @@ impl RestCatalog {
             let mut query = query.to_vec();
             query.push(("pageToken", &page));
             let answer = self.client.call(Method::GET, path, &query, None).await?;
+            let shows_no_views = is_without_views(&answer) || answer.status.as_u16() == 403;
+            if path.last() == Some(&"views") && shows_no_views {
+                return Ok(Vec::new());
+            }
             let Some(mut body) = answer.found(&self.name)? else { return Ok(Vec::new()) };
             if let Some(Value::Array(values)) = body.get_mut(items).map(Value::take) {
                 listed.extend(values);
@@ -50,6 +56,15 @@ impl RestCatalog {
             }
         }
         Err(Error::new(ErrorCode::SourceError, format!("a listing of catalog {} does not end", self.name)))
+    }
+
+    /// The names of what is listed in a namespace: its `tables` or its `views`. A server without an endpoint for these has none.
+    pub(super) async fn names(&self, namespace: &str, what: &str) -> Result<Vec<String>> {
+        let listed = self.list(&["namespaces", &path_of(namespace), what], &[], "identifiers").await?;
+        let names = listed.iter().filter_map(|item| item.get("name")?.as_str().map(str::to_string));
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        Ok(names)
     }
 
     async fn children(&self, parent: &[String]) -> Result<Vec<Vec<String>>> {
@@ -116,11 +131,7 @@ impl Catalog for RestCatalog {
     }
 
     async fn list_tables(&self, namespace: &str) -> Result<Vec<String>> {
-        let listed = self.list(&["namespaces", &path_of(namespace), "tables"], &[], "identifiers").await?;
-        let names = listed.iter().filter_map(|item| item.get("name")?.as_str().map(str::to_string));
-        let mut names: Vec<_> = names.collect();
-        names.sort();
-        Ok(names)
+        self.names(namespace, "tables").await
     }
 
     async fn load(&self, name: &TableName) -> Result<Option<TableHead>> {
@@ -181,6 +192,13 @@ impl Catalog for RestCatalog {
     }
 
     async fn drop_table(&self, name: &TableName) -> Result<bool> {
+        // Some servers (SeaweedFS) drop a view when they are asked to drop a table of its name.
+        match self.is_view(name).await {
+            Ok(true) => return Ok(false),
+            // Whoever may not look at views drops a table all the same.
+            Err(error) if error.code() != ErrorCode::SourceDenied => return Err(error),
+            Ok(false) | Err(_) => {}
+        }
         let namespace = path_of(&name.namespace);
         let query = [("purgeRequested", "false")];
         let answer = self.client.call(Method::DELETE, &Self::table_path(&namespace, name), &query, None).await?;
@@ -192,7 +210,6 @@ impl Catalog for RestCatalog {
             let message = format!("schema {}.{} does not exist", self.name, to.namespace);
             return Err(Error::new(ErrorCode::SchemaNotFound, message));
         }
-        let identifier = |name: &TableName| json!({ "namespace": levels_of(&name.namespace), "name": name.table });
         let body = json!({ "source": identifier(from), "destination": identifier(to) });
         let answer = self.client.call(Method::POST, &["tables", "rename"], &[], Some(&body)).await?;
         match answer.status.as_u16() {
@@ -213,7 +230,7 @@ impl Catalog for RestCatalog {
         updates: Vec<TableUpdate>,
     ) -> CommitOutcome {
         let body = json!({
-            "identifier": { "namespace": levels_of(&name.namespace), "name": name.table },
+            "identifier": identifier(name),
             "requirements": requirements,
             "updates": updates,
         });
@@ -239,6 +256,10 @@ impl Catalog for RestCatalog {
             _ => CommitOutcome::Unknown(error()),
         }
     }
+
+    fn views(&self) -> &dyn ViewCatalog {
+        self
+    }
 }
 
 /// Whether this can be the empty table that we asked for, and not one that another made a moment before.
@@ -253,6 +274,11 @@ fn levels_of(namespace: &str) -> Vec<&str> {
     namespace.split('.').collect()
 }
 
-fn path_of(namespace: &str) -> String {
+/// A name in the body of a request.
+pub(super) fn identifier(name: &TableName) -> Value {
+    json!({ "namespace": levels_of(&name.namespace), "name": name.table })
+}
+
+pub(super) fn path_of(namespace: &str) -> String {
     levels_of(namespace).join(LEVELS)
 }

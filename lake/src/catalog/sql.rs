@@ -8,38 +8,41 @@ use async_trait::async_trait;
 use iceberg::spec::{FormatVersion, TableMetadata, TableMetadataBuilder};
 use iceberg::{TableCreation, TableRequirement, TableUpdate};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use townlake_common::{Error, ErrorCode, Result, Secret, fault};
 
 use super::metadata_file;
 use super::sql_database::{Database, unavailable};
+use super::views::ViewCatalog;
 use super::{Catalog, CommitOutcome, NewTable, TableHead, TableName};
 use crate::ObjectAccess;
 
 const TABLES: &str = "iceberg_tables";
 const NAMESPACES: &str = "iceberg_namespace_properties";
-/// pyiceberg's DDL, to the letter of its types.
+/// pyiceberg's DDL (of its schema v1), to the letter of its types.
 const CREATE_TABLES: &str = "CREATE TABLE IF NOT EXISTS iceberg_tables (\
     catalog_name VARCHAR(255) NOT NULL, table_namespace VARCHAR(255) NOT NULL, table_name VARCHAR(255) NOT NULL, \
-    metadata_location VARCHAR(1000), previous_metadata_location VARCHAR(1000), \
+    metadata_location VARCHAR(1000), previous_metadata_location VARCHAR(1000), iceberg_type VARCHAR(5), \
     PRIMARY KEY (catalog_name, table_namespace, table_name))";
 const CREATE_NAMESPACES: &str = "CREATE TABLE IF NOT EXISTS iceberg_namespace_properties (\
     catalog_name VARCHAR(255) NOT NULL, namespace VARCHAR(255) NOT NULL, property_key VARCHAR(255) NOT NULL, \
     property_value VARCHAR(1000) NOT NULL, PRIMARY KEY (catalog_name, namespace, property_key))";
-/// A column of newer catalogs (Java's schema V1) that tells tables from views.
+/// A column that tells tables from views (Java's schema V1). Catalogs of older clients do not have it.
 const TYPE_COLUMN: &str = "iceberg_type";
+const ADD_TYPE: &str = "ALTER TABLE iceberg_tables ADD COLUMN iceberg_type VARCHAR(5)";
 const NAME_LIMIT: usize = 255;
 const LOCATION_LIMIT: usize = 1000;
 
 pub(crate) struct SqlCatalog {
     /// The name in the configuration, for messages.
-    name: String,
+    pub(super) name: String,
     /// The value of `catalog_name`.
-    rows: String,
+    pub(super) rows: String,
     warehouse: String,
-    database: Database,
-    /// Whether `iceberg_tables` has the column `iceberg_type`.
-    typed: bool,
-    objects: ObjectAccess,
+    pub(super) database: Database,
+    /// Whether `iceberg_tables` was seen to have the column `iceberg_type`.
+    typed: AtomicBool,
+    pub(super) objects: ObjectAccess,
 }
 
 impl SqlCatalog {
@@ -49,27 +52,59 @@ impl SqlCatalog {
         for (table, ddl) in [(TABLES, CREATE_TABLES), (NAMESPACES, CREATE_NAMESPACES)] {
             make(name, &database, table, ddl).await?;
         }
-        let columns = database.columns(TABLES).await.map_err(|error| unavailable(name, error))?;
         Ok(Self {
             name: name.to_string(),
             rows: rows.to_string(),
             warehouse: warehouse.trim_end_matches('/').to_string(),
-            typed: columns.iter().any(|column| column == TYPE_COLUMN),
+            typed: AtomicBool::new(false),
             database,
             objects,
         })
     }
 
-    async fn execute(&self, sql: &'static str, values: &[&str]) -> Result<u64> {
+    /// Whether rows tell tables from views. Where they do not, another process may change that at any moment, and its views
+    /// must not be taken for tables: it is asked each time.
+    pub(super) async fn is_typed(&self) -> Result<bool> {
+        if self.typed.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let columns = self.database.columns(TABLES).await.map_err(|error| unavailable(&self.name, error))?;
+        let typed = columns.iter().any(|column| column == TYPE_COLUMN);
+        self.typed.fetch_or(typed, Ordering::Relaxed);
+        Ok(typed)
+    }
+
+    /// Gives an older catalog the column that tells tables from views.
+    pub(super) async fn make_typed(&self) -> Result<()> {
+        if self.is_typed().await? {
+            return Ok(());
+        }
+        match self.database.execute(ADD_TYPE, &[]).await {
+            Err(error) if !self.is_typed().await? => {
+                let message = format!("the database of catalog {} keeps no views yet", self.name);
+                Err(Error::new(ErrorCode::NotSupported, message)
+                    .with_hint("let its owner run: ALTER TABLE iceberg_tables ADD COLUMN iceberg_type VARCHAR(5)")
+                    .with_source(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a table or view lies that was given no place.
+    pub(super) fn default_location(&self, name: &TableName) -> String {
+        format!("{}/{}/{}", self.warehouse, name.namespace.replace('.', "/"), name.table)
+    }
+
+    pub(super) async fn execute(&self, sql: &'static str, values: &[&str]) -> Result<u64> {
         self.database.execute(sql, values).await.map_err(|error| unavailable(&self.name, error))
     }
 
-    async fn texts(&self, sql: &'static str, values: &[&str]) -> Result<Vec<String>> {
+    pub(super) async fn texts(&self, sql: &'static str, values: &[&str]) -> Result<Vec<String>> {
         self.database.texts(sql, values).await.map_err(|error| unavailable(&self.name, error))
     }
 
     async fn metadata_location(&self, name: &TableName) -> Result<Option<String>> {
-        let sql = if self.typed {
+        let sql = if self.is_typed().await? {
             "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2 \
              AND table_name = $3 AND (iceberg_type = 'TABLE' OR iceberg_type IS NULL)"
         } else {
@@ -80,7 +115,7 @@ impl SqlCatalog {
     }
 
     async fn insert_row(&self, name: &TableName, location: &str) -> sqlx::Result<u64> {
-        let sql = if self.typed {
+        let sql = if self.typed.load(Ordering::Relaxed) {
             "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type) \
              VALUES ($1, $2, $3, $4, 'TABLE') ON CONFLICT DO NOTHING"
         } else {
@@ -108,9 +143,7 @@ impl SqlCatalog {
     }
 
     fn initial_metadata(&self, name: &TableName, table: NewTable) -> Result<TableMetadata> {
-        let location = table
-            .location
-            .unwrap_or_else(|| format!("{}/{}/{}", self.warehouse, name.namespace.replace('.', "/"), name.table));
+        let location = table.location.unwrap_or_else(|| self.default_location(name));
         let creation = TableCreation::builder()
             .name(name.table.clone())
             .location(location.trim_end_matches('/').to_string())
@@ -183,11 +216,11 @@ impl Catalog for SqlCatalog {
             return Ok(true);
         }
         let message = format!("schema {}.{namespace} is not empty", self.name);
-        Err(Error::new(ErrorCode::InvalidQuery, message).with_hint("drop its tables first"))
+        Err(Error::new(ErrorCode::InvalidQuery, message).with_hint("drop its tables and views first"))
     }
 
     async fn list_tables(&self, namespace: &str) -> Result<Vec<String>> {
-        let sql = if self.typed {
+        let sql = if self.is_typed().await? {
             "SELECT table_name FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2 \
              AND (iceberg_type = 'TABLE' OR iceberg_type IS NULL) ORDER BY table_name"
         } else {
@@ -241,7 +274,7 @@ impl Catalog for SqlCatalog {
     }
 
     async fn drop_table(&self, name: &TableName) -> Result<bool> {
-        let sql = if self.typed {
+        let sql = if self.is_typed().await? {
             "DELETE FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2 AND table_name = $3 \
              AND (iceberg_type = 'TABLE' OR iceberg_type IS NULL)"
         } else {
@@ -256,7 +289,7 @@ impl Catalog for SqlCatalog {
             let message = format!("schema {}.{} does not exist", self.name, to.namespace);
             return Err(Error::new(ErrorCode::SchemaNotFound, message));
         }
-        let sql = if self.typed {
+        let sql = if self.is_typed().await? {
             "UPDATE iceberg_tables SET table_namespace = $4, table_name = $5 \
              WHERE catalog_name = $1 AND table_namespace = $2 AND table_name = $3 \
              AND (iceberg_type = 'TABLE' OR iceberg_type IS NULL)"
@@ -316,6 +349,10 @@ impl Catalog for SqlCatalog {
             Err(error) => CommitOutcome::Unknown(unavailable(&self.name, error)),
         }
     }
+
+    fn views(&self) -> &dyn ViewCatalog {
+        self
+    }
 }
 
 /// Makes a table of the catalog where it is missing. Where it is there, no right to make one is needed.
@@ -333,7 +370,7 @@ async fn make(catalog: &str, database: &Database, table: &str, ddl: &'static str
 }
 
 /// A name becomes a folder and a column value of limited width.
-fn check_name(name: &str) -> Result<()> {
+pub(super) fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| !c.is_control() && !matches!(c, '/' | '\\' | '\u{1f}');
     let levels_fine = name.split('.').all(|level| !level.is_empty());
     if name.len() > NAME_LIMIT || !name.chars().all(plain) || !levels_fine {
@@ -344,7 +381,7 @@ fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_location(location: &str) -> Result<()> {
+pub(super) fn check_location(location: &str) -> Result<()> {
     if location.len() > LOCATION_LIMIT {
         let message = format!("a metadata location would be longer than {LOCATION_LIMIT} bytes");
         return Err(Error::new(ErrorCode::InvalidArgument, message).with_hint("choose a shorter `location`"));

@@ -37,7 +37,7 @@ use crate::catalog::{Catalog, CommitOutcome, TableHead, TableName};
 use crate::maintenance::ManifestRewrite;
 use crate::{LoadedTable, WrittenFile, refs};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long a commit takes at most, beside the requests that are on their way.
@@ -400,7 +400,7 @@ impl From<Error> for Failed {
     }
 }
 
-async fn wait(pause: &mut Duration) {
+pub(crate) async fn wait(pause: &mut Duration) {
     let jitter = rand::random_range(0.5..1.5);
     tokio::time::sleep(pause.mul_f64(jitter)).await;
     *pause = (*pause * 2).min(LONGEST_PAUSE);

@@ -11,6 +11,7 @@ use iceberg::{TableRequirement, TableUpdate};
 use townlake_common::{Error, ErrorCode, QueryId, Result};
 
 use crate::catalog::sql::SqlCatalog;
+use crate::catalog::views::ViewCatalog;
 use crate::catalog::{Catalog, CommitOutcome, NewTable, TableHead, TableName};
 use crate::testing::{Lake, create_table, file};
 use crate::{TableChange, TableVersion, WrittenFile, plan_files};
@@ -206,6 +207,9 @@ impl Catalog for Lossy {
             assert!(matches!(self.sql.commit(name, base, requirements, updates).await, CommitOutcome::Committed));
         }
         (self.answer)(Self::unavailable())
+    }
+    fn views(&self) -> &dyn ViewCatalog {
+        self.sql.views()
     }
 }
 
