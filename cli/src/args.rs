@@ -303,6 +303,12 @@ pub enum BenchSuite {
         #[arg(long)]
         explain: bool,
     },
+    /// What Iceberg costs: scans with and without deletes beside DataFusion on the same files, pruning, appends, merges
+    Lake {
+        /// How often every scan is run on each side; medians are shown
+        #[arg(long, default_value_t = 7)]
+        rounds: usize,
+    },
     /// How long scans of tables with many files are planned: file lists, whole scans, EXPLAIN through a server, pyiceberg
     Planning {
         /// Files of the tables; they have manifests only

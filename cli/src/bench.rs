@@ -1,5 +1,6 @@
 //! `townlake bench`: starts a real cluster, loads the data, and hands both engines to the harness in `benchmarks/`.
 
+mod lake;
 mod planning;
 
 use std::path::Path;
@@ -26,6 +27,7 @@ pub async fn run(args: BenchArgs) -> Result<()> {
             tpch(scale, rounds, &queries, &settings, explain).await
         }
         BenchSuite::Latency { calls } => latency(calls).await,
+        BenchSuite::Lake { rounds } => lake::run(rounds).await,
         BenchSuite::Planning { files } => planning::run(&files).await,
     }
 }
