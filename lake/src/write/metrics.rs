@@ -179,6 +179,13 @@ fn datum(statistics: &Statistics, bytes: &[u8], primitive: &PrimitiveType) -> Op
             let value = i64::from_le_bytes(bytes.try_into().ok()?);
             Datum::try_from_bytes(&value.to_be_bytes(), primitive.clone())
         }
+        // A file's type may be the narrower one that its column has widened.
+        (PrimitiveType::Long, Statistics::Int32(_)) => {
+            Ok(Datum::long(i64::from(i32::from_le_bytes(bytes.try_into().ok()?))))
+        }
+        (PrimitiveType::Double, Statistics::Float(_)) => {
+            Ok(Datum::double(f64::from(f32::from_le_bytes(bytes.try_into().ok()?))))
+        }
         (PrimitiveType::Fixed(length), _) if bytes.len() as u64 != *length => return None,
         _ => Datum::try_from_bytes(bytes, primitive.clone()),
     };
