@@ -439,7 +439,6 @@ mod tests {
             "alter table t execute vacuum",
             "alter table t add partition (a = 1)",
             "comment on schema s is 'x'",
-            "alter view v rename to w",
         ] {
             let error = parse(sql).unwrap_err();
             assert_eq!(error.code(), ErrorCode::NotSupported, "{sql}: {error}");

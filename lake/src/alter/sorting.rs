@@ -19,10 +19,8 @@ pub struct SortKey {
 
 impl Plan {
     pub(super) fn set_sort_order(&mut self, keys: &[SortKey], metadata: &TableMetadata, table: &str) -> Result<()> {
-        let order = sort_order(keys, metadata.current_schema()).map_err(|error| {
-            let message = format!("table {table}: {}", error.message());
-            Error::new(error.code(), message).with_source(error)
-        })?;
+        let order = sort_order(keys, metadata.current_schema())
+            .map_err(|error| error.within(&format!("the order of table {table} cannot be changed")))?;
         if order.fields == metadata.default_sort_order().fields {
             return Ok(());
         }
