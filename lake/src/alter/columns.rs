@@ -241,7 +241,7 @@ fn check_unused(field: &NestedFieldRef, metadata: &TableMetadata, table: &str) -
         return refused("partitions the table", &hint);
     }
     if metadata.default_sort_order().fields.iter().any(|sort| ids.contains(&sort.source_id)) {
-        return refused("is part of the table's sort order", "another engine set it, and can change it");
+        return refused("is part of the table's sort order", "ALTER TABLE … WRITE UNORDERED first");
     }
     if metadata.current_schema().identifier_field_ids().any(|id| ids.contains(&id)) {
         return refused("identifies its rows", "another engine set its identifier fields, and can change them");

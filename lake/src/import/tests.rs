@@ -67,7 +67,7 @@ async fn a_folder_becomes_a_table_of_its_files_where_they_lie() {
     let bounds = file.column(1);
     assert_eq!((bounds.null_count, bounds.lower.unwrap().to_string()), (Some(0), "1".to_string()));
     assert_eq!(file.column(2).lower, None, "a bound in another unit is none");
-    assert_eq!(file.column(3).upper.unwrap(), datafusion::common::ScalarValue::Float64(Some(1.5)));
+    assert_eq!(file.column(3).upper, None, "nobody has counted NaN");
 }
 
 #[tokio::test]

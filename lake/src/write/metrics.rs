@@ -55,9 +55,6 @@ pub(crate) fn of_columns(
 fn is_told_in(chunk: &ColumnChunkMetaData, of: &PrimitiveType) -> bool {
     let physical = chunk.column_descr().physical_type();
     let logical = chunk.column_descr().logical_type_ref();
-    if chunk.statistics().is_some_and(Statistics::is_min_max_deprecated) {
-        return false;
-    }
     match (of, physical) {
         (PrimitiveType::Boolean, Physical::BOOLEAN)
         | (PrimitiveType::Float, Physical::FLOAT)
@@ -74,7 +71,11 @@ fn is_told_in(chunk: &ColumnChunkMetaData, of: &PrimitiveType) -> bool {
         (PrimitiveType::Timestamp | PrimitiveType::Timestamptz, Physical::INT64) => {
             matches!(logical, Some(LogicalType::Timestamp(time)) if time.unit == Unit::MICROS)
         }
-        (PrimitiveType::String, Physical::BYTE_ARRAY) => matches!(logical, Some(LogicalType::String)),
+        (PrimitiveType::String, Physical::BYTE_ARRAY) => {
+            // Old footers have the bounds of bytes with signs.
+            let deprecated = chunk.statistics().is_some_and(Statistics::is_min_max_deprecated);
+            matches!(logical, Some(LogicalType::String)) && !deprecated
+        }
         _ => false,
     }
 }
