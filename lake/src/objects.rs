@@ -267,6 +267,14 @@ fn parse_key(uri: &str, key: &str) -> Result<Path> {
         .map_err(|e| Error::new(ErrorCode::DataCorrupt, format!("{uri} is not a usable location")).with_source(e))
 }
 
+/// The parts of a file's name below a folder; `None` where other programs hide it by a name like `_SUCCESS` or `.part`.
+pub(crate) fn visible_parts(path: &Path, folder: &Path) -> Option<Vec<String>> {
+    let parts: Vec<String> = path.prefix_match(folder)?.map(|part| part.as_ref().to_string()).collect();
+    // A partition may be named so too.
+    let is_hidden = |part: &String| part.starts_with(['_', '.']) && !part.contains('=');
+    (!parts.is_empty() && !parts.iter().any(is_hidden)).then_some(parts)
+}
+
 fn host_of(catalog: &str) -> String {
     catalog.replace('_', "--")
 }

@@ -194,13 +194,14 @@ impl Catalogs {
         version: Option<&TableVersion>,
     ) -> Result<Option<Arc<dyn TableProvider>>> {
         if !MetadataTable::is_name_of_one(&name.table)
-            && let Ok(Some(literal)) = lake.load(&name.schema, &name.table, version).await
+            && let Ok(Some(literal)) = load(query, lake, name, version).await
         {
             return Ok(Some(LakeTable::new(literal)));
         }
-        match lake.load(&name.schema, table, version).await? {
+        let name = TableName::new(&name.catalog, &name.schema, table);
+        match load(query, lake, &name, version).await? {
             Some(loaded) => MetadataTable::find(&loaded, of)?.provider(loaded, version).map(Some),
-            None => Err(self.not_found(query, &TableName::new(&name.catalog, &name.schema, table)).await),
+            None => Err(self.not_found(query, &name).await),
         }
     }
 

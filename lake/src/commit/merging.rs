@@ -1,16 +1,12 @@
 //! Manifests that take the place of several others: the same files, with the same sequence numbers.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use iceberg::io::FileIO;
-use iceberg::spec::{Manifest, ManifestEntry, ManifestFile, ManifestMetadata, ManifestWriterBuilder};
+use iceberg::spec::{Manifest, ManifestEntry, ManifestFile, ManifestMetadata};
 use townlake_common::Result;
-use uuid::Uuid;
 
-use super::removal::{NAME, encode, inherited};
-use super::snapshot::not_encoded;
+use super::removal::{inherited, write_anew};
 use crate::LoadedTable;
 use crate::maintenance::ManifestRewrite;
 use crate::plan::manifests;
@@ -37,7 +33,7 @@ pub(super) async fn merge(
     match failure {
         None => Ok(merged),
         Some(error) => {
-            table.objects.discard(merged.into_iter().map(|manifest| manifest.manifest_path).collect()).await;
+            table.objects.discard(paths(merged)).await;
             Err(error)
         }
     }
@@ -56,26 +52,17 @@ async fn merge_bin(table: &LoadedTable, bin: Vec<ManifestFile>, snapshot_id: i64
     let mut merged = Vec::new();
     let Some(first) = bin.first() else { return Ok(merged) };
     for (metadata, entries) in by_schema.into_values().filter(|(_, entries)| !entries.is_empty()) {
-        let uri = format!("{}/metadata/{}-m0.avro", table.metadata.location(), Uuid::new_v4());
-        let schema = Arc::clone(metadata.schema());
-        let spec = metadata.partition_spec().clone().with_spec_id(first.partition_spec_id);
-        let memory = FileIO::new_with_memory();
-        let encoding = async {
-            let output = memory.new_output(NAME)?;
-            let builder = ManifestWriterBuilder::new(output, Some(snapshot_id), schema, spec);
-            encode(builder, &table.metadata, first.content, &entries, &[], &memory).await
-        };
-        let written = match encoding.await.map_err(|error| not_encoded(&uri, error)) {
-            Ok((encoded, bytes)) => {
-                merged.push(ManifestFile { manifest_path: uri.clone(), ..encoded });
-                table.objects.write(&uri, bytes).await
+        match write_anew(table, first, &metadata, snapshot_id, (&entries, &[])).await {
+            Ok(manifest) => merged.push(manifest),
+            Err(error) => {
+                table.objects.discard(paths(merged)).await;
+                return Err(error);
             }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = written {
-            table.objects.discard(merged.into_iter().map(|manifest| manifest.manifest_path).collect()).await;
-            return Err(error);
         }
     }
     Ok(merged)
+}
+
+fn paths(manifests: Vec<ManifestFile>) -> Vec<String> {
+    manifests.into_iter().map(|manifest| manifest.manifest_path).collect()
 }

@@ -18,7 +18,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -69,16 +69,18 @@ pub(crate) async fn append(
     once(LIMITS, catalog, table, What::Append, &files, query).await.map(Some)
 }
 
-/// Appends files that were there before and are not ours: whatever becomes of the commit, none of them is deleted.
+/// Appends files that were there before and are not ours, and sets properties of the table with them: whatever becomes of the
+/// commit, none of the files is deleted.
 ///
 /// Errors: as [`append`].
 pub(crate) async fn import(
     catalog: &dyn Catalog,
     table: &LoadedTable,
     files: Vec<WrittenFile>,
+    properties: &HashMap<String, String>,
     query: &QueryId,
 ) -> Result<i64> {
-    once(LIMITS, catalog, table, What::Import, &files, query).await
+    once(LIMITS, catalog, table, What::Import(properties), &files, query).await
 }
 
 /// Makes a change of rows and returns the id of the snapshot; `None` where nothing changes.
@@ -129,8 +131,8 @@ pub(crate) async fn merge_manifests(
 enum What<'a> {
     /// Files are added to what is there.
     Append,
-    /// As [`What::Append`], with files that are not ours.
-    Import,
+    /// As [`What::Append`], with files that are not ours, and with these properties.
+    Import(&'a HashMap<String, String>),
     /// Files come and go.
     Delta(&'a Delta),
     /// The table is changed, and the files are all that it has.
@@ -268,7 +270,7 @@ impl<'a> Commit<'a> {
         fault::point("commit.manifests");
         let (nothing, no_manifests) = (HashSet::new(), HashSet::new());
         let (going, operation) = match self.what {
-            What::Append | What::Import | What::Replacement(_) => {
+            What::Append | What::Import(_) | What::Replacement(_) => {
                 (Going { files: &nothing, manifests: no_manifests }, Operation::Append)
             }
             What::Delta(delta) => (Going { files: &delta.removed, manifests: no_manifests }, delta.operation.clone()),
@@ -278,7 +280,7 @@ impl<'a> Commit<'a> {
         fault::point("commit.list");
         let committed = Committed { snapshot_id: draft.snapshot_id, list: snapshot.manifest_list().to_string() };
         let branch = &self.table.branch;
-        let (requirements, updates) = changes(&head.metadata, branch, self.what.replacement(), snapshot);
+        let (requirements, updates) = changes(&head.metadata, branch, self.what, snapshot);
         let outcome = self.catalog.commit(name, head, requirements, updates).await;
         fault::point("commit.done");
         self.absent = matches!(outcome, CommitOutcome::Rejected(_));
@@ -356,7 +358,7 @@ impl<'a> Commit<'a> {
             }
             None => {
                 orphans.extend(self.draft.iter().flat_map(Draft::manifests).map(str::to_string));
-                if !matches!(self.what, What::Import) {
+                if !matches!(self.what, What::Import(_)) {
                     orphans.extend(self.files.iter().map(|file| file.data_file.file_path().to_string()));
                 }
             }
@@ -422,7 +424,7 @@ fn committed_by<'a>(metadata: &'a TableMetadata, query: &QueryId) -> Option<&'a 
 fn changes(
     base: &TableMetadata,
     branch: &str,
-    change: Option<&Change>,
+    what: What<'_>,
     snapshot: Snapshot,
 ) -> (Vec<TableRequirement>, Vec<TableUpdate>) {
     let mut requirements = vec![
@@ -433,8 +435,16 @@ fn changes(
         },
     ];
     let reference = SnapshotReference::new(snapshot.snapshot_id(), retention_of(branch, base));
-    requirements.extend(change.map(Change::requirements).unwrap_or_default());
-    let mut updates = change.map(|change| change.updates.clone()).unwrap_or_default();
+    let mut updates = match what {
+        What::Replacement(change) => {
+            requirements.extend(change.requirements());
+            change.updates.clone()
+        }
+        What::Import(properties) if !properties.is_empty() => {
+            vec![TableUpdate::SetProperties { updates: properties.clone() }]
+        }
+        _ => Vec::new(),
+    };
     updates.push(TableUpdate::AddSnapshot { snapshot });
     updates.push(TableUpdate::SetSnapshotRef { ref_name: branch.to_string(), reference });
     (requirements, updates)

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataFile, FormatVersion, Manifest, ManifestContentType, ManifestEntry, ManifestFile, ManifestStatus,
-    ManifestWriterBuilder, TableMetadata,
+    DataFile, FormatVersion, Manifest, ManifestContentType, ManifestEntry, ManifestFile, ManifestMetadata,
+    ManifestStatus, ManifestWriterBuilder, TableMetadata,
 };
 use townlake_common::{Error, ErrorCode, Result, fault};
 use uuid::Uuid;
@@ -77,7 +77,6 @@ async fn one(
         return Ok((manifest, Vec::new()));
     }
     let bytes = table.objects.read(&manifest.manifest_path).await?;
-    let uri = format!("{}/metadata/{}-m0.avro", table.metadata.location(), Uuid::new_v4());
     let decoded = manifests::decode(manifest.manifest_path.clone(), bytes, Manifest::parse_avro).await?;
     let (entries, metadata) = decoded.into_parts();
     let (gone, stay): (Vec<_>, Vec<_>) = entries
@@ -85,26 +84,44 @@ async fn one(
         .filter(|entry| entry.is_alive())
         .map(|entry| inherited(entry, &manifest))
         .partition(|entry| removed.contains(entry.data_file.file_path()));
-    let schema = Arc::clone(metadata.schema());
-    let spec = metadata.partition_spec().clone().with_spec_id(manifest.partition_spec_id);
-    let memory = FileIO::new_with_memory();
-    let written = async {
-        let output = memory.new_output(NAME)?;
-        let builder = ManifestWriterBuilder::new(output, Some(snapshot_id), schema, spec);
-        encode(builder, &table.metadata, manifest.content, &stay, &gone, &memory).await
-    };
-    let (encoded, bytes) = written.await.map_err(|error| not_encoded(&uri, error))?;
-    table.objects.write(&uri, bytes).await?;
+    let anew = write_anew(table, &manifest, &metadata, snapshot_id, (&stay, &gone)).await?;
     fault::point("commit.manifest");
     let spec_id = manifest.partition_spec_id;
     let gone = gone.into_iter().map(|entry| (entry.data_file, spec_id)).collect();
-    Ok((ManifestFile { manifest_path: uri, ..encoded }, gone))
+    Ok((anew, gone))
 }
 
-pub(super) const NAME: &str = "memory://manifest";
+/// Writes a manifest of entries that are there already and of those that go, for the snapshot `snapshot_id`. Partition spec and
+/// content are those of `like`, the schema is that of `metadata`. After a failure it is not left.
+///
+/// Errors: those of the object store.
+pub(super) async fn write_anew(
+    table: &LoadedTable,
+    like: &ManifestFile,
+    metadata: &ManifestMetadata,
+    snapshot_id: i64,
+    (stay, gone): (&[ManifestEntry], &[ManifestEntry]),
+) -> Result<ManifestFile> {
+    let uri = format!("{}/metadata/{}-m0.avro", table.metadata.location(), Uuid::new_v4());
+    let schema = Arc::clone(metadata.schema());
+    let spec = metadata.partition_spec().clone().with_spec_id(like.partition_spec_id);
+    let memory = FileIO::new_with_memory();
+    let encoding = async {
+        let builder = ManifestWriterBuilder::new(memory.new_output(NAME)?, Some(snapshot_id), schema, spec);
+        encode(builder, &table.metadata, like.content, stay, gone, &memory).await
+    };
+    let (encoded, bytes) = encoding.await.map_err(|error| not_encoded(&uri, error))?;
+    if let Err(error) = table.objects.write(&uri, bytes).await {
+        // The request may have reached the store all the same.
+        table.objects.discard(vec![uri]).await;
+        return Err(error);
+    }
+    Ok(ManifestFile { manifest_path: uri, ..encoded })
+}
 
-/// The bytes of a manifest of entries that are there already and of those that go.
-pub(super) async fn encode(
+const NAME: &str = "memory://manifest";
+
+async fn encode(
     builder: ManifestWriterBuilder,
     metadata: &TableMetadata,
     content: ManifestContentType,

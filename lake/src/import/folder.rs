@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::arrow::parquet_to_arrow_schema;
 use parquet::errors::ParquetError;
@@ -13,7 +12,7 @@ use percent_encoding::percent_decode_str;
 use townlake_common::{Error, ErrorCode, Result};
 
 use crate::ObjectAccess;
-use crate::objects::from_object_store;
+use crate::objects::{from_object_store, visible_parts};
 use crate::schema::field_id;
 
 const FOOTERS_AT_ONCE: usize = 16;
@@ -51,7 +50,11 @@ impl Folder {
         let failed = |error| from_object_store(location, error);
         let mut listed: Vec<ObjectMeta> = store.list(Some(&folder)).try_collect().await.map_err(failed)?;
         listed.sort_by(|a, b| a.location.cmp(&b.location));
-        let data = listed.into_iter().filter_map(|file| Some((parts_below(&file.location, &folder)?, file)));
+        let data = listed.into_iter().filter_map(|file| {
+            let parts = visible_parts(&file.location, &folder)?;
+            let is_data = parts.last().is_some_and(|name| name.to_lowercase().ends_with(".parquet"));
+            is_data.then_some((parts, file))
+        });
         let reading = data.map(|(parts, file)| {
             let (store, uri) = (Arc::clone(&store), format!("{location}/{}", parts.join("/")));
             async move { ParquetFile::read(store, uri, &parts, &file).await }
@@ -80,14 +83,6 @@ impl Folder {
             }
         }
     }
-}
-
-/// The parts of a file's name below a folder; `None` for what is no data.
-fn parts_below(path: &Path, folder: &Path) -> Option<Vec<String>> {
-    let parts: Vec<String> = path.prefix_match(folder)?.map(|part| part.as_ref().to_string()).collect();
-    let is_hidden = |part: &String| part.starts_with(['_', '.']) && !part.contains('=');
-    let is_data = parts.last()?.to_lowercase().ends_with(".parquet") && !parts.iter().any(is_hidden);
-    is_data.then_some(parts)
 }
 
 impl ParquetFile {

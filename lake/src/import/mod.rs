@@ -10,7 +10,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use iceberg::spec::{DEFAULT_SCHEMA_NAME_MAPPING, Schema, StructType, Type};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use self::columns::{check_columns, columns_of};
 use self::folder::Folder;
 use self::records::records;
 use crate::plan::plan_files;
-use crate::{CreateTable, LakeCatalog, LoadedTable, PartitionField, TableChange, commit};
+use crate::{CreateTable, LakeCatalog, LoadedTable, PartitionField, commit};
 
 /// What was taken into a table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -84,12 +84,12 @@ impl LakeCatalog {
         let files = records(table, folder)?;
         let imported =
             Imported { files: files.len() as u64, rows: files.iter().map(|file| file.data_file.record_count()).sum() };
+        let mut properties = HashMap::new();
         if !table.metadata.properties().contains_key(DEFAULT_SCHEMA_NAME_MAPPING) {
             let mapping = name_mapping(table.metadata.current_schema());
-            let set = TableChange::SetProperties(vec![(DEFAULT_SCHEMA_NAME_MAPPING.to_string(), mapping)]);
-            commit::alter(self.tables(), table, &[set]).await?;
+            properties.insert(DEFAULT_SCHEMA_NAME_MAPPING.to_string(), mapping);
         }
-        commit::import(self.tables(), table, files, query).await?;
+        commit::import(self.tables(), table, files, &properties, query).await?;
         Ok(imported)
     }
 }

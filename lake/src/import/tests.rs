@@ -86,7 +86,10 @@ async fn files_come_into_a_table_that_is_there() {
         let table = lake.load("t").await;
         lake.catalog.add_files(&table, &location(&lake), &QueryId::generate()).await
     };
+    let commits = lake.load("t").await.metadata.metadata_log().len();
     assert_eq!(add().await.unwrap(), Imported { files: 2, rows: 3 });
+    let now = lake.load("t").await;
+    assert_eq!(now.metadata.metadata_log().len(), commits + 1, "files and mapping come in one commit");
     let all = [["1", "own"], ["10", "x"], ["11", "y"], ["12", ""]];
     assert_eq!(lake.rows(&context, "t", "SELECT * FROM t ORDER BY id").await, all);
     assert_eq!(add().await.unwrap_err().code(), ErrorCode::AlreadyExists);

@@ -42,7 +42,6 @@ impl Deleted {
             FileKind::Manifest => self.manifests += 1,
             FileKind::ManifestList => self.manifest_lists += 1,
             FileKind::Statistics => self.statistics_files += 1,
-            FileKind::Metadata => {}
         }
     }
 }

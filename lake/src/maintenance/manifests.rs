@@ -4,11 +4,11 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
 
 use iceberg::spec::{Datum, ManifestContentType, ManifestFile, PrimitiveLiteral, PrimitiveType};
-use townlake_common::{Error, ErrorCode, Result};
+use townlake_common::Result;
 
-use super::property;
 use crate::LoadedTable;
 use crate::plan::{manifests, may_be_live};
+use crate::write::number;
 
 const TARGET: &str = "commit.manifest.target-size-bytes";
 /// What Iceberg takes by default.
@@ -27,7 +27,7 @@ impl ManifestRewrite {
     /// Errors: `INVALID_ARGUMENT` for a table property that is no size; those of reading the manifest list.
     pub async fn plan(table: &LoadedTable) -> Result<Self> {
         let Some(snapshot) = &table.snapshot else { return Ok(Self { bins: Vec::new() }) };
-        let target = target_bytes(table)?;
+        let target = number(table.metadata.properties(), TARGET, DEFAULT_TARGET)?;
         let listed = manifests::list(&table.objects, snapshot, table.metadata.format_version()).await?;
         let mut groups: BTreeMap<(bool, i32), Vec<ManifestFile>> = BTreeMap::new();
         for manifest in listed.iter().filter(|manifest| may_be_live(manifest)) {
@@ -44,18 +44,6 @@ impl ManifestRewrite {
     /// The paths of the manifests that go.
     pub fn replaced(&self) -> HashSet<&str> {
         self.bins.iter().flatten().map(|manifest| manifest.manifest_path.as_str()).collect()
-    }
-}
-
-fn target_bytes(table: &LoadedTable) -> Result<u64> {
-    let name = table.full_name();
-    match property(&table.metadata, TARGET, &name)?.map(u64::try_from) {
-        None => Ok(DEFAULT_TARGET),
-        Some(Ok(bytes)) if bytes > 0 => Ok(bytes),
-        Some(_) => {
-            let message = format!("the property {TARGET} of table {name} is not a size");
-            Err(Error::new(ErrorCode::InvalidArgument, message))
-        }
     }
 }
 

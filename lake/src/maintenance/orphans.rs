@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use serde_json::Value;
 use townlake_common::{Error, ErrorCode, Result};
@@ -16,13 +16,14 @@ use uuid::Uuid;
 
 use super::cleanup::delete;
 use super::{check_collectable, reachable};
-use crate::objects::{Place, from_object_store};
+use crate::objects::{Place, from_object_store, visible_parts};
 use crate::{LakeCatalog, LoadedTable};
 
 /// Younger files may belong to a write that is still under way.
 const MIN_AGE_MS: i64 = 24 * 60 * 60 * 1000;
 /// What Spark takes too.
 const DEFAULT_AGE_MS: i64 = 3 * MIN_AGE_MS;
+const LOOKS_AT_ONCE: usize = 8;
 
 /// What is looked for.
 #[derive(Debug, Clone, Copy)]
@@ -74,18 +75,27 @@ pub(crate) async fn find_orphans(
     let known = Known::of(table).await?;
     let location = table.metadata.location().trim_end_matches('/');
     let (store, folder) = table.objects.object_store(location)?;
-    let (mut orphans, mut strangers) = (Vec::new(), Vec::new());
+    let (mut orphans, mut metadata) = (Vec::new(), Vec::new());
+    let is_old = |file: &OrphanFile| file.last_modified.timestamp_millis() < before;
     let mut listing = store.list(Some(&folder));
     while let Some(file) = listing.try_next().await.map_err(|error| from_object_store(location, error))? {
-        let Some(name) = name_below(&file.location, &folder).filter(|_| !known.has(&file.location)) else { continue };
-        let uri = format!("{location}/{name}");
-        if name.ends_with(".metadata.json") && !is_metadata_of(table, &uri).await? {
-            strangers.push(uri);
-        } else if file.last_modified.timestamp_millis() < before {
-            orphans.push(OrphanFile { uri, size: file.size, last_modified: file.last_modified });
+        let Some(parts) = visible_parts(&file.location, &folder).filter(|_| !known.has(&file.location)) else {
+            continue;
+        };
+        let uri = format!("{location}/{}", parts.join("/"));
+        let file = OrphanFile { uri, size: file.size, last_modified: file.last_modified };
+        if file.uri.ends_with(".metadata.json") {
+            metadata.push(file);
+        } else if is_old(&file) {
+            orphans.push(file);
         }
     }
     drop(listing);
+    // A table has thousands of old ones.
+    let look = |file: OrphanFile| async move { Ok::<_, Error>((is_metadata_of(table, &file.uri).await?, file)) };
+    let looked: Vec<_> = stream::iter(metadata).map(look).buffered(LOOKS_AT_ONCE).try_collect().await?;
+    let (own, strangers): (Vec<_>, Vec<_>) = looked.into_iter().partition(|(own, _)| *own);
+    orphans.extend(own.into_iter().map(|(_, file)| file).filter(is_old));
     if !strangers.is_empty() {
         refuse_shared_folder(catalog, table).await?;
     }
@@ -100,14 +110,6 @@ pub(crate) async fn delete_orphans(table: &LoadedTable, orphans: Vec<OrphanFile>
     orphans.into_iter().zip(gone).filter_map(|(file, gone)| gone.then_some(file)).collect()
 }
 
-/// The name of a file below a folder; `None` for one that other programs hide so (`_SUCCESS`, `.part`).
-fn name_below(path: &Path, folder: &Path) -> Option<String> {
-    let parts: Vec<String> = path.prefix_match(folder)?.map(|part| part.as_ref().to_string()).collect();
-    // A partition may be named so too.
-    let is_hidden = |part: &String| part.starts_with(['_', '.']) && !part.contains('=');
-    (!parts.is_empty() && !parts.iter().any(is_hidden)).then(|| parts.join("/"))
-}
-
 /// What the metadata leads to in the place of the table: hashes of paths, for there may be millions. Two paths of one hash
 /// keep an orphan and lose nothing.
 struct Known {
@@ -119,7 +121,7 @@ impl Known {
     async fn of(table: &LoadedTable) -> Result<Self> {
         let mut known = Self { hasher: RandomState::new(), paths: HashSet::new() };
         let (own, _) = table.objects.locate(table.metadata.location())?;
-        reachable::all(table, |_, uri| {
+        reachable::all(table, |uri| {
             let (place, path) = table.objects.locate(uri).map_err(|error| {
                 let message = format!("table {} names {uri}, and where that lies is not known", table.full_name());
                 Error::new(ErrorCode::DataCorrupt, message).with_source(error)

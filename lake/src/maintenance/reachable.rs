@@ -21,7 +21,6 @@ pub(crate) enum FileKind {
     Manifest,
     ManifestList,
     Statistics,
-    Metadata,
 }
 
 /// The files that only snapshots of `before` lead to which are not in `after`, each once. `kept` snapshots of `before` are
@@ -38,9 +37,8 @@ pub(super) async fn only_before(
         let id = snapshot.snapshot_id();
         kept.contains(&id) || after.snapshot_by_id(id).is_some()
     };
-    let (staying, gone): (Vec<_>, Vec<_>) = before.snapshots().cloned().partition(stays);
-    let staying: Vec<_> = staying.into_iter().chain(after.snapshots().cloned()).collect();
-    let mut files = Vec::new();
+    let (mut staying, gone): (Vec<_>, Vec<_>) = before.snapshots().cloned().partition(stays);
+    staying.extend(after.snapshots().filter(|one| before.snapshot_by_id(one.snapshot_id()).is_none()).cloned());
     let needed = manifests_of(table, &staying, false).await?;
     let needless = manifests_of(table, &gone, true).await?;
     let needless: Vec<_> = needless.into_values().filter(|m| !needed.contains_key(&m.manifest_path)).collect();
@@ -64,7 +62,7 @@ pub(super) async fn only_before(
             candidates.remove(&path);
         }
     }
-    files.extend(candidates.into_iter().map(|(path, kind)| (kind, path)));
+    let mut files: Vec<_> = candidates.into_iter().map(|(path, kind)| (kind, path)).collect();
     files.extend(needless.into_iter().map(|manifest| (FileKind::Manifest, manifest.manifest_path)));
     let lists: HashSet<&str> = staying.iter().map(|snapshot| snapshot.manifest_list()).collect();
     let gone_lists: HashSet<&str> = gone.iter().map(|snapshot| snapshot.manifest_list()).collect();
@@ -79,18 +77,18 @@ pub(super) async fn only_before(
 /// Calls `each` with every file that the table's metadata leads to.
 ///
 /// Errors: `DATA_CORRUPT`, those of the object store, those of `each`.
-pub(super) async fn all(table: &LoadedTable, mut each: impl FnMut(FileKind, &str) -> Result<()>) -> Result<()> {
+pub(super) async fn all(table: &LoadedTable, mut each: impl FnMut(&str) -> Result<()>) -> Result<()> {
     let metadata = &table.metadata;
-    each(FileKind::Metadata, &table.metadata_location)?;
+    each(&table.metadata_location)?;
     for old in metadata.metadata_log() {
-        each(FileKind::Metadata, &old.metadata_file)?;
+        each(&old.metadata_file)?;
     }
     for path in statistics_of(metadata) {
-        each(FileKind::Statistics, &path)?;
+        each(&path)?;
     }
     let snapshots: Vec<_> = metadata.snapshots().cloned().collect();
     for snapshot in &snapshots {
-        each(FileKind::ManifestList, snapshot.manifest_list())?;
+        each(snapshot.manifest_list())?;
     }
     let manifests = manifests_of(table, &snapshots, false).await?;
     let paths: Vec<String> = manifests.keys().cloned().collect();
@@ -98,13 +96,13 @@ pub(super) async fn all(table: &LoadedTable, mut each: impl FnMut(FileKind, &str
         .map(|manifest| live_files(table, manifest))
         .buffer_unordered(FILES_AT_ONCE);
     while let Some(found) = reading.try_next().await? {
-        for (kind, path) in &found {
-            each(*kind, path)?;
+        for (_, path) in &found {
+            each(path)?;
         }
     }
     drop(reading);
     for path in &paths {
-        each(FileKind::Manifest, path)?;
+        each(path)?;
     }
     Ok(())
 }

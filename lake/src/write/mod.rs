@@ -177,7 +177,10 @@ pub(crate) fn target_file_bytes(table: &LoadedTable) -> Result<u64> {
     number(table.metadata.properties(), TARGET_FILE_BYTES, 512 << 20)
 }
 
-fn number(properties: &HashMap<String, String>, key: &str, default: u64) -> Result<u64> {
+/// A table property that is a positive number.
+///
+/// Errors: `INVALID_ARGUMENT` where it is something else.
+pub(crate) fn number(properties: &HashMap<String, String>, key: &str, default: u64) -> Result<u64> {
     let Some(text) = properties.get(key) else { return Ok(default) };
     match text.parse() {
         Ok(number) if number > 0 => Ok(number),
