@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field};
 use arrow::util::display::array_value_to_string;
+use bytes::Bytes;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -12,8 +13,9 @@ use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, ManifestContentType, ManifestListWriter,
-    ManifestWriterBuilder, Operation, Snapshot, SnapshotReference, SnapshotRetention, Struct, Summary,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, ManifestContentType, ManifestFile,
+    ManifestListWriter, ManifestWriterBuilder, Operation, Snapshot, SnapshotReference, SnapshotRetention, Struct,
+    Summary,
 };
 use iceberg::{TableRequirement, TableUpdate};
 use townlake_common::config::{CatalogConfig, Config, IcebergCatalog};
@@ -146,9 +148,8 @@ impl Lake {
         spec: i32,
         deletes: Vec<DataFile>,
     ) {
-        let (sql, objects) = self.sql().await;
-        let name = TableName::new("s", table);
-        let base = sql.load(&name).await.unwrap().unwrap();
+        let (sql, _) = self.sql().await;
+        let base = sql.load(&TableName::new("s", table)).await.unwrap().unwrap();
         let metadata = &base.metadata;
         let location = self.location(table);
         let io = FileIO::new_with_memory();
@@ -165,8 +166,16 @@ impl Lake {
         manifest.manifest_path = format!("{location}/metadata/d{id}.avro");
         manifest.content = content;
         let bytes = io.new_input("memory://m").unwrap().read().await.unwrap();
-        objects.write(&manifest.manifest_path, bytes).await.unwrap();
+        self.commit_manifest(table, id, manifest, bytes).await;
+    }
 
+    /// Commits a manifest, of these bytes, in a snapshot of this id, as another engine would.
+    pub async fn commit_manifest(&self, table: &str, id: i64, manifest: ManifestFile, bytes: Bytes) {
+        let (sql, objects) = self.sql().await;
+        let base = sql.load(&TableName::new("s", table)).await.unwrap().unwrap();
+        let (metadata, location) = (&base.metadata, self.location(table));
+        let (io, v3) = (FileIO::new_with_memory(), metadata.format_version() == FormatVersion::V3);
+        objects.write(&manifest.manifest_path, bytes).await.unwrap();
         let parent = metadata.current_snapshot().unwrap();
         let all = manifests::list(&objects, parent, metadata.format_version()).await.unwrap();
         let mut all = all.as_ref().clone();

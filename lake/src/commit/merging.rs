@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, stream};
-use iceberg::spec::{Manifest, ManifestEntry, ManifestFile, ManifestMetadata};
+use iceberg::spec::{ManifestEntry, ManifestFile, ManifestMetadata};
 use townlake_common::Result;
 
 use super::removal::{inherited, write_anew};
 use crate::LoadedTable;
 use crate::maintenance::ManifestRewrite;
-use crate::plan::manifests;
+use crate::plan::{manifest_file, manifests};
 
 const BINS_AT_ONCE: usize = 2;
 
@@ -44,7 +44,7 @@ async fn merge_bin(table: &LoadedTable, bin: Vec<ManifestFile>, snapshot_id: i64
     let mut by_schema: BTreeMap<i32, (ManifestMetadata, Vec<ManifestEntry>)> = BTreeMap::new();
     for manifest in &bin {
         let bytes = table.objects.read(&manifest.manifest_path).await?;
-        let decoded = manifests::decode(manifest.manifest_path.clone(), bytes, Manifest::parse_avro).await?;
+        let decoded = manifests::decode(manifest.manifest_path.clone(), bytes, manifest_file::parse).await?;
         let (entries, metadata) = decoded.into_parts();
         let live = entries.iter().filter(|entry| entry.is_alive()).map(|entry| inherited(entry, manifest));
         by_schema.entry(metadata.schema_id()).or_insert_with(|| (metadata, Vec::new())).1.extend(live);

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataFile, FormatVersion, Manifest, ManifestContentType, ManifestEntry, ManifestFile, ManifestMetadata,
-    ManifestStatus, ManifestWriterBuilder, TableMetadata,
+    DataFile, FormatVersion, ManifestContentType, ManifestEntry, ManifestFile, ManifestMetadata, ManifestStatus,
+    ManifestWriterBuilder, TableMetadata,
 };
 use townlake_common::{Error, ErrorCode, Result, fault};
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::snapshot::not_encoded;
 use crate::LoadedTable;
 use crate::format::unsupported;
-use crate::plan::manifests;
+use crate::plan::{manifest_file, manifests};
 
 const MANIFESTS_AT_ONCE: usize = 8;
 
@@ -77,7 +77,7 @@ async fn one(
         return Ok((manifest, Vec::new()));
     }
     let bytes = table.objects.read(&manifest.manifest_path).await?;
-    let decoded = manifests::decode(manifest.manifest_path.clone(), bytes, Manifest::parse_avro).await?;
+    let decoded = manifests::decode(manifest.manifest_path.clone(), bytes, manifest_file::parse).await?;
     let (entries, metadata) = decoded.into_parts();
     let (gone, stay): (Vec<_>, Vec<_>) = entries
         .iter()

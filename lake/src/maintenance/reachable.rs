@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use iceberg::spec::{DataContentType, Manifest, ManifestFile, SnapshotRef, TableMetadata};
+use iceberg::spec::{DataContentType, ManifestFile, SnapshotRef, TableMetadata};
 use townlake_common::{ErrorCode, Result};
 
 use crate::LoadedTable;
-use crate::plan::manifests;
+use crate::plan::{manifest_file, manifests};
 
 const FILES_AT_ONCE: usize = 8;
 
@@ -137,7 +137,7 @@ async fn live_files(table: &LoadedTable, manifest: ManifestFile) -> Result<Vec<(
     }
     let bytes = table.objects.read(&manifest.manifest_path).await?;
     let live = |bytes: &[u8]| {
-        let manifest = Manifest::parse_avro(bytes)?;
+        let manifest = manifest_file::parse(bytes)?;
         let live = manifest.entries().iter().filter(|entry| entry.is_alive());
         let files = live.map(|entry| {
             let kind = match entry.data_file.content_type() {

@@ -28,7 +28,7 @@ use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
 use iceberg::spec::{Manifest, ManifestFile};
 use townlake_common::{Error, ErrorCode, Result, nearest};
 
-use crate::plan::manifests as read;
+use crate::plan::{manifest_file, manifests as read};
 use crate::{LoadedTable, TableVersion};
 
 /// Manifests that are read and decoded at the same time, with all that they know of each file.
@@ -202,7 +202,7 @@ async fn show_manifest<T: Send + 'static>(
     }
     let bytes = table.objects.read(&manifest.manifest_path).await?;
     let uri = manifest.manifest_path.clone();
-    let decode = move |bytes: &[u8]| Manifest::parse_avro(bytes).map(|decoded| show(&manifest, &decoded));
+    let decode = move |bytes: &[u8]| manifest_file::parse(bytes).map(|decoded| show(&manifest, &decoded));
     read::decode(uri, bytes, decode).await?
 }
 

@@ -16,18 +16,16 @@ const SYNC_MARKER: usize = 16;
 
 /// Why the file is not to be decoded.
 pub(super) fn check(file: &[u8]) -> Result<(), String> {
-    let mut rest = Rest(file);
-    if rest.take(MAGIC.len())? != MAGIC {
-        return Err("it is no Avro file".to_string());
-    }
-    let deflated = rest.is_deflated()?;
+    let header = Header::read(file)?;
+    let mut rest = Rest(file.get(header.end_of_map..).unwrap_or_default());
+    rest.long()?; // the 0 that ends the map
     rest.take(SYNC_MARKER)?;
     while !rest.0.is_empty() {
         rest.long()?; // how many records it has
         let block = rest.sized()?;
         rest.take(SYNC_MARKER)?;
         // Most blocks are too small to become too large.
-        if deflated && block.len() as u64 > MAX_BLOCK / MAX_RATIO {
+        if header.deflated && block.len() as u64 > MAX_BLOCK / MAX_RATIO {
             let inflated = copy(&mut DeflateDecoder::new(block).take(MAX_BLOCK + 1), &mut sink());
             if inflated.map_err(|error| error.to_string())? > MAX_BLOCK {
                 return Err(format!("a block of it inflates to more than {MAX_BLOCK} bytes"));
@@ -35,6 +33,42 @@ pub(super) fn check(file: &[u8]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What the header of a file says.
+pub(super) struct Header {
+    deflated: bool,
+    /// What is there behind the key `format-version` of Iceberg's manifests.
+    pub manifest_version: Option<Vec<u8>>,
+    /// Where the map of the header ends: the place of the byte 0 behind its last block.
+    pub end_of_map: usize,
+}
+
+impl Header {
+    pub(super) fn read(file: &[u8]) -> Result<Self, String> {
+        let mut rest = Rest(file);
+        if rest.take(MAGIC.len())? != MAGIC {
+            return Err("it is no Avro file".to_string());
+        }
+        let mut header = Self { deflated: false, manifest_version: None, end_of_map: 0 };
+        loop {
+            header.end_of_map = file.len() - rest.0.len();
+            let count = rest.long()?;
+            if count == 0 {
+                return Ok(header);
+            }
+            if count < 0 {
+                rest.long()?; // the bytes of these entries
+            }
+            for _ in 0..count.unsigned_abs() {
+                match (rest.sized()?, rest.sized()?) {
+                    (b"avro.codec", codec) => header.deflated = codec == b"deflate",
+                    (b"format-version", version) => header.manifest_version = Some(version.to_vec()),
+                    _ => {}
+                }
+            }
+        }
+    }
 }
 
 /// What is not read yet.
@@ -67,23 +101,5 @@ impl<'a> Rest<'a> {
         let length = self.long()?;
         let length = usize::try_from(length).map_err(|_| format!("it states a length of {length}"))?;
         self.take(length)
-    }
-
-    /// Reads the map of the header, and whether it names the codec `deflate`.
-    fn is_deflated(&mut self) -> Result<bool, String> {
-        let mut deflated = false;
-        loop {
-            let count = self.long()?;
-            if count == 0 {
-                return Ok(deflated);
-            }
-            if count < 0 {
-                self.long()?; // the bytes of these entries
-            }
-            for _ in 0..count.unsigned_abs() {
-                let (key, value) = (self.sized()?, self.sized()?);
-                deflated |= key == b"avro.codec" && value == b"deflate";
-            }
-        }
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use townlake_common::{Error, ErrorCode, Result};
 
 use super::file_bounds::FileBounds;
-use super::{avro_guard, bounds, deletes};
+use super::{avro_guard, bounds, deletes, manifest_file};
 use crate::{ColumnBounds, DeleteFile, FileEntry, LoadedTable, ObjectAccess, PlannedFile};
 
 const CACHE_BYTES: u64 = 192 << 20;
@@ -126,7 +126,7 @@ pub(crate) async fn files(table: &LoadedTable, manifest: &ManifestFile) -> Resul
     let bytes = table.objects.read(&manifest.manifest_path).await?;
     let (manifest, schema, metadata) =
         (manifest.clone(), Arc::clone(&table.iceberg_schema), Arc::clone(&table.metadata));
-    let compacted = move |bytes: &[u8]| Ok(compact(&Manifest::parse_avro(bytes)?, &manifest, &schema, &metadata));
+    let compacted = move |bytes: &[u8]| Ok(compact(&manifest_file::parse(bytes)?, &manifest, &schema, &metadata));
     let files = Arc::new(decode(key.manifest.clone(), bytes, compacted).await?);
     CACHE.insert(key, Arc::clone(&files));
     Ok(files)

@@ -6,6 +6,9 @@ pub(crate) mod bounds;
 mod delete_tests;
 pub(crate) mod deletes;
 pub(crate) mod file_bounds;
+pub(crate) mod manifest_file;
+#[cfg(test)]
+mod manifest_file_tests;
 pub(crate) mod manifests;
 #[cfg(test)]
 mod metadata_tests;
@@ -39,7 +42,7 @@ const MANIFESTS_AT_ONCE: usize = 16;
 /// apply to it.
 ///
 /// Errors: `FORMAT_NOT_SUPPORTED` naming table and feature for whatever would be read wrongly: equality deletes on nested
-/// columns, encryption, default values, files that are not Parquet. `DATA_CORRUPT` for a manifest that holds other files
+/// columns, encryption, nested default values, files that are not Parquet. `DATA_CORRUPT` for a manifest that holds other files
 /// than the manifest list says.
 pub async fn plan_files(table: &LoadedTable, filters: &[Expr]) -> Result<FilePlan> {
     table.check_readable()?;
