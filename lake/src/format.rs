@@ -1,6 +1,6 @@
 //! What of the table format is read and written here. The rest is refused by name: never read or written wrongly.
 
-use iceberg::spec::{FormatVersion, NestedField, Transform, Type};
+use iceberg::spec::{FormatVersion, Literal, NestedField, Transform, Type};
 use townlake_common::{Error, ErrorCode, Result};
 
 use crate::LoadedTable;
@@ -20,9 +20,8 @@ pub(crate) fn check_readable(table: &LoadedTable) -> Result<()> {
     if snapshot_key.is_some() || table.metadata.properties().contains_key(ENCRYPTION_KEY) {
         return Err(unsupported(table, "is encrypted"));
     }
-    // Without a default in the file, an old file would read as null where the default belongs.
-    if let Some(name) = table.iceberg_schema.as_struct().fields().iter().find_map(|field| default_in(field)) {
-        return Err(unsupported(table, &format!("has a default value for the column {name}")));
+    if let Some(name) = table.iceberg_schema.as_struct().fields().iter().find_map(|field| nested_default_in(field)) {
+        return Err(unsupported(table, &format!("has a nested default value for the column {name}")));
     }
     Ok(())
 }
@@ -49,14 +48,15 @@ fn is_avro_name(name: &str) -> bool {
     !name.starts_with(|c: char| c.is_ascii_digit()) && !name.is_empty() && name.chars().all(plain)
 }
 
-fn default_in(field: &NestedField) -> Option<&str> {
-    if field.initial_default.is_some() {
+/// The name of a field whose default is no plain value.
+fn nested_default_in(field: &NestedField) -> Option<&str> {
+    if matches!(field.initial_default, Some(Literal::Struct(_) | Literal::List(_) | Literal::Map(_))) {
         return Some(&field.name);
     }
     match field.field_type.as_ref() {
         Type::Primitive(_) => None,
-        Type::Struct(fields) => fields.fields().iter().find_map(|field| default_in(field)),
-        Type::List(list) => default_in(&list.element_field),
-        Type::Map(map) => default_in(&map.key_field).or_else(|| default_in(&map.value_field)),
+        Type::Struct(fields) => fields.fields().iter().find_map(|field| nested_default_in(field)),
+        Type::List(list) => nested_default_in(&list.element_field),
+        Type::Map(map) => nested_default_in(&map.key_field).or_else(|| nested_default_in(&map.value_field)),
     }
 }

@@ -104,7 +104,7 @@ impl LoadedTable {
         crate::schema::with_comments(&self.arrow_schema, &self.iceberg_schema)
     }
 
-    /// Refuses what would be read wrongly (encryption, default values), as far as metadata tells.
+    /// Refuses what would be read wrongly (encryption, nested default values), as far as metadata tells.
     ///
     /// Errors: `FORMAT_NOT_SUPPORTED` naming table and feature.
     pub fn check_readable(&self) -> Result<()> {

@@ -14,6 +14,7 @@ use moka::sync::Cache;
 use serde_json::Value;
 use townlake_common::{Error, ErrorCode, Result};
 
+use super::lost_defaults;
 use crate::ObjectAccess;
 
 const CACHE_BYTES: u64 = 64 << 20;
@@ -63,27 +64,24 @@ pub(crate) async fn read(
 }
 
 fn parse(bytes: &[u8], what: &str) -> Result<TableMetadata> {
-    let plain = serde_json::from_slice::<TableMetadata>(bytes);
-    let error = match plain {
-        Ok(metadata) => return Ok(metadata),
-        Err(error) if !is_compressed(bytes) => error,
-        Err(_) => return parse_compressed(bytes, what),
-    };
-    let value = serde_json::from_slice::<Value>(bytes).unwrap_or(Value::Null);
-    Err(unreadable(&value, what).with_source(error))
+    match is_compressed(bytes) {
+        true => parse_json(&unpack(bytes, &format!("table {what}"))?, what),
+        false => parse_json(bytes, what),
+    }
+}
+
+fn parse_json(json: &[u8], what: &str) -> Result<TableMetadata> {
+    let value = || serde_json::from_slice::<Value>(json).unwrap_or(Value::Null);
+    let metadata = serde_json::from_slice(json).map_err(|error| unreadable(&value(), what).with_source(error))?;
+    if lost_defaults::may_be_in(json) {
+        lost_defaults::check(&metadata, &value(), what)?;
+    }
+    Ok(metadata)
 }
 
 /// Whether a metadata file is packed by gzip. Java packs those of views unless told otherwise.
 pub(crate) fn is_compressed(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x1f, 0x8b])
-}
-
-fn parse_compressed(bytes: &[u8], what: &str) -> Result<TableMetadata> {
-    let json = unpack(bytes, &format!("table {what}"))?;
-    serde_json::from_slice(&json).map_err(|error| {
-        let value = serde_json::from_slice::<Value>(&json).unwrap_or(Value::Null);
-        unreadable(&value, what).with_source(error)
-    })
 }
 
 /// Unpacks what the crate `iceberg` would unpack without a bound.
@@ -174,5 +172,27 @@ mod tests {
         assert_eq!(error.code(), ErrorCode::FormatNotSupported);
         assert!(error.message().contains("geometry") && error.message().contains("lake.s.t"), "{error}");
         assert_eq!(unreadable(&Value::Null, "lake.s.t").code(), ErrorCode::DataCorrupt);
+    }
+
+    #[test]
+    fn a_default_that_is_not_understood_is_refused_and_never_left_out() {
+        let parse_with = |data_type: &str, default: &str| {
+            let json = format!(
+                r#"{{"format-version": 3, "table-uuid": "9c12d441-03fe-4693-9a96-a0705ddf69c1", "location": "file:///t",
+                "last-sequence-number": 0, "next-row-id": 0, "last-updated-ms": 1602638573590, "last-column-id": 2,
+                "current-schema-id": 0, "schemas": [{{"type": "struct", "schema-id": 0, "fields": [{{"id": 1, "name": "s",
+                "required": false, "type": {{"type": "struct", "fields": [{{"id": 2, "name": "new", "required": false,
+                "type": "{data_type}", "initial-default": {default}}}]}}}}]}}], "default-spec-id": 0, "partition-specs":
+                [{{"spec-id": 0, "fields": []}}], "last-partition-id": 999, "default-sort-order-id": 0, "sort-orders":
+                [{{"order-id": 0, "fields": []}}]}}"#
+            );
+            parse(json.as_bytes(), "lake.s.t")
+        };
+        for (data_type, default) in [("int", "7"), ("string", "\"x\""), ("timestamp_ns", "null")] {
+            parse_with(data_type, default).unwrap();
+        }
+        let error = parse_with("timestamp_ns", "\"2026-01-01T00:00:00.000000001\"").unwrap_err();
+        assert_eq!(error.code(), ErrorCode::FormatNotSupported);
+        assert!(error.message().contains("the column new") && error.message().contains("lake.s.t"), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 //! The trait is our own: a commit is requirements and updates, and its outcome tells what is known for certain, above all
 //! "nobody knows whether it happened".
 
+mod lost_defaults;
 pub(crate) mod metadata_file;
 pub(crate) mod rest;
 mod rest_client;

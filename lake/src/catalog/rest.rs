@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use townlake_common::config::IcebergCatalog;
 use townlake_common::{Error, ErrorCode, Result};
 
+use super::lost_defaults;
 use super::metadata_file::unreadable;
 use super::rest_client::RestClient;
 use super::rest_views::is_without_views;
@@ -79,10 +80,14 @@ impl RestCatalog {
     fn head(&self, name: &TableName, mut body: Value) -> Result<TableHead> {
         let metadata = body.get_mut("metadata").map(Value::take).unwrap_or(Value::Null);
         let metadata_location = body.get("metadata-location").and_then(Value::as_str).unwrap_or_default().to_string();
+        let what = format!("{}.{name}", self.name);
         // By reference: on failure the value tells what is too new.
         match <TableMetadata as serde::Deserialize>::deserialize(&metadata) {
-            Ok(metadata) => Ok(TableHead { metadata: Arc::new(metadata), metadata_location }),
-            Err(error) => Err(unreadable(&metadata, &format!("{}.{name}", self.name)).with_source(error)),
+            Ok(parsed) => {
+                lost_defaults::check(&parsed, &metadata, &what)?;
+                Ok(TableHead { metadata: Arc::new(parsed), metadata_location })
+            }
+            Err(error) => Err(unreadable(&metadata, &what).with_source(error)),
         }
     }
 
