@@ -17,6 +17,7 @@ use crate::flight::admission::Admission;
 use crate::flight::tokens::Tokens;
 use crate::flight::{self, Door, FlightSql};
 use crate::http::{self, HttpDoor, Metrics};
+use crate::maintenance::ScheduledMaintenance;
 use crate::query::QueryService;
 use crate::scheduling::Scheduler;
 use crate::session::{SessionLimits, SessionStore};
@@ -46,6 +47,7 @@ pub struct CoordinatorHandle {
     stopping: CancellationToken,
     doors: JoinSet<Result<()>>,
     sweeper: AbortHandle,
+    maintenance: AbortHandle,
 }
 
 impl Coordinator {
@@ -85,6 +87,13 @@ impl Coordinator {
             &config.limits,
         );
         let sweeper = tokio::spawn(sweep(service.clone())).abort_handle();
+        let scheduled = ScheduledMaintenance::new(
+            Arc::clone(&queries),
+            store.clone(),
+            scheduler.incarnation(),
+            &config.maintenance,
+        );
+        let maintenance = tokio::spawn(scheduled.run(closing.clone())).abort_handle();
         let mut doors = JoinSet::new();
         doors.spawn(flight::serve(flight_listener, Door::new(admission, service), closing.clone()));
         let http_door =
@@ -109,6 +118,7 @@ impl Coordinator {
             stopping,
             doors,
             sweeper,
+            maintenance,
         })
     }
 }
@@ -157,6 +167,7 @@ impl Drop for CoordinatorHandle {
         self.closing.cancel();
         self.stopping.cancel();
         self.sweeper.abort();
+        self.maintenance.abort();
     }
 }
 

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use townlake_common::{Error, ErrorCode, QueryId, Result};
 
-use crate::open::{Database, Store};
+use crate::open::{Database, Store, on};
 
 /// A query that is about to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,16 +80,6 @@ impl QueryRecord {
     pub fn state(&self) -> QueryState {
         self.outcome.as_ref().map_or(QueryState::Running, |outcome| outcome.state)
     }
-}
-
-/// The same statements serve both databases; only the type of the pool differs.
-macro_rules! on {
-    ($store:expr, $pool:ident => $call:expr) => {
-        match &$store.database {
-            Database::Sqlite($pool) => $call,
-            Database::Postgres($pool) => $call,
-        }
-    };
 }
 
 const INSERT_STARTED: &str = "INSERT INTO query_audit (query_id, event, at_us, principal, node, sql_text, catalogs) \

@@ -31,6 +31,17 @@ pub(crate) enum Database {
     Postgres(PgPool),
 }
 
+/// The same statements serve both databases; only the type of the pool differs.
+macro_rules! on {
+    ($store:expr, $pool:ident => $call:expr) => {
+        match &$store.database {
+            Database::Sqlite($pool) => $call,
+            Database::Postgres($pool) => $call,
+        }
+    };
+}
+pub(crate) use on;
+
 impl Store {
     /// Opens `sqlite:///path` (made when missing) or `postgres://…`, and migrates its schema.
     ///

@@ -16,8 +16,8 @@ use serde::Deserialize;
 
 pub use catalogs::{CatalogConfig, IcebergCatalog, IcebergCatalogKind, PostgresCatalog, TlsMode};
 pub use sections::{
-    AuthConfig, ClusterConfig, ExecutorConfig, LimitsConfig, MembershipKind, ServerConfig, StoreConfig, TokenConfig,
-    UserConfig,
+    AuthConfig, ClusterConfig, ExecutorConfig, LimitsConfig, MaintenanceConfig, MembershipKind, ServerConfig,
+    StoreConfig, TokenConfig, UserConfig,
 };
 
 use crate::{Error, ErrorCode, Result};
@@ -44,6 +44,9 @@ pub struct Config {
     /// Limits and defaults of queries.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// Maintenance of tables by their properties.
+    #[serde(default)]
+    pub maintenance: MaintenanceConfig,
     /// The catalogs by name.
     #[serde(default)]
     pub catalogs: BTreeMap<String, CatalogConfig>,
@@ -100,7 +103,7 @@ impl Config {
 const PREFIX: &str = "TOWNLAKE_";
 
 /// The sections, as the environment names them.
-const SECTIONS: [&str; 7] = ["server", "cluster", "store", "executor", "auth", "limits", "catalogs"];
+const SECTIONS: [&str; 8] = ["server", "cluster", "store", "executor", "auth", "limits", "maintenance", "catalogs"];
 
 /// `TOWNLAKE_A__B__C` as the key `a.b.c`. Settings of the logger and of the scripts are not configuration keys.
 fn environment() -> Env {

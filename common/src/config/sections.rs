@@ -210,6 +210,23 @@ impl Default for LimitsConfig {
     }
 }
 
+/// `[maintenance]`: a coordinator looks after tables as their properties say.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaintenanceConfig {
+    /// How often it looks what is due; 0 is never.
+    #[serde(with = "humantime_serde")]
+    pub check_every: Duration,
+    /// In whose name: tables of catalogs that this principal may not write are left alone.
+    pub principal: String,
+}
+
+impl Default for MaintenanceConfig {
+    fn default() -> Self {
+        Self { check_every: Duration::from_secs(5 * 60), principal: "maintenance".to_string() }
+    }
+}
+
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
