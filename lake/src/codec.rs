@@ -27,6 +27,7 @@ use townlake_proto::lake::recipe::Node;
 use townlake_proto::lake::{ChecksumRecipe, Recipe, RowDeltaRecipe, ScanRecipe, WriteRecipe};
 
 use crate::checksum::ChecksumExec;
+use crate::clustering::{ClusterKeyExec, KeySpec};
 use crate::scan::{FileConstants, IcebergSource, ScanDeletes, ScanInfo, parquet_source, places};
 use crate::write::{IcebergWriteExec, RowDeltaExec, RowDeltaSpec, WriteSpec};
 
@@ -47,6 +48,8 @@ pub fn try_encode(
         Node::RowDelta(encode_row_delta(delta.spec())?)
     } else if node.is::<ChecksumExec>() {
         Node::Checksum(ChecksumRecipe {})
+    } else if let Some(keys) = node.downcast_ref::<ClusterKeyExec>() {
+        Node::ClusterKey(keys.spec().to_recipe()?)
     } else {
         return Ok(false);
     };
@@ -67,12 +70,16 @@ pub fn try_decode(
         (Some(Node::Write(write)), [input]) => decode_write(write, Arc::clone(input)),
         (Some(Node::RowDelta(delta)), [input]) => decode_row_delta(delta, Arc::clone(input)),
         (Some(Node::Checksum(_)), [input]) => Ok(Arc::new(ChecksumExec::new(Arc::clone(input)))),
+        (Some(Node::ClusterKey(keys)), [input]) => {
+            Ok(Arc::new(ClusterKeyExec::try_new(Arc::new(KeySpec::from_recipe(keys)?), Arc::clone(input))?))
+        }
         (node, inputs) => {
             let kind = match node {
                 Some(Node::Scan(_)) => "scan",
                 Some(Node::Write(_)) => "write",
                 Some(Node::RowDelta(_)) => "row delta",
                 Some(Node::Checksum(_)) => "checksum",
+                Some(Node::ClusterKey(_)) => "cluster key",
                 None => "unknown",
             };
             Err(external(Error::internal(format!("a recipe of kind {kind} came with {} inputs", inputs.len()))))

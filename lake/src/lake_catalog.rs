@@ -403,7 +403,7 @@ pub(crate) fn partition_field_name(column: &str, transform: Transform) -> String
 
 pub(crate) fn parse_transform(field: &PartitionField, source: &Type) -> Result<Transform> {
     let invalid = |why: &str| {
-        let message = format!("the partition transform {} of column {} {why}", field.transform, field.column);
+        let message = format!("the transform {} of column {} {why}", field.transform, field.column);
         Error::new(ErrorCode::InvalidQuery, message)
             .with_hint("identity, bucket[n], truncate[n], year, month, day, hour or void")
     };

@@ -3,7 +3,8 @@
 //! What lies where: [`LakeCatalog`] finds, creates and commits tables (SQL catalog shared with pyiceberg, or REST);
 //! [`LoadedView`] is a query that a catalog keeps; [`MetadataTable`] is what `"t$files"` and its kin
 //! show; `maintenance` looks after old snapshots and files, `import` takes Parquet files in; [`LakeObjects`] holds one object-store client per catalog and bucket; `plan` turns a snapshot's manifests into the data
-//! files that a query must read; `scan` and `write` are the two physical nodes; [`codec`] carries them to executors.
+//! files that a query must read; `scan` and `write` are the physical nodes that read and write them, `clustering` brings rows
+//! together in files; [`codec`] carries the nodes to executors.
 //!
 //! The crate `iceberg` gives the format only (metadata, manifests, transforms). It stands on an older Arrow, so none of
 //! its Arrow types appear here: schemas and bounds cross by hand (`schema`, `plan::bounds`).
@@ -13,6 +14,7 @@
 mod alter;
 mod catalog;
 mod checksum;
+mod clustering;
 pub mod codec;
 mod commit;
 mod compaction;
@@ -46,8 +48,9 @@ pub use alter::{
     TableChange,
 };
 pub use checksum::Checksums;
+pub use clustering::{Clustering, Ranges, RowOrder};
 pub use commit::{Delta, Replacement, RowCommand, merges_on_read};
-pub use compaction::{Compaction, plan_compaction};
+pub use compaction::{Compaction, Which, plan_compaction};
 pub use import::Imported;
 pub use lake_catalog::LakeCatalog;
 pub use leftovers::Leftovers;

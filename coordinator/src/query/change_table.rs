@@ -31,7 +31,7 @@ impl Run<'_> {
         let done = match &alter.alteration {
             Alteration::RenameTo(to) => rename(lake, &name, to).await?,
             Alteration::Optimize { threshold } => {
-                let wanted = Optimization { threshold: *threshold, target: None, filter: None };
+                let wanted = Optimization { threshold: *threshold, target: None, order: None, filter: None };
                 let done = self.optimize(&name, &wanted).await?;
                 return match done.rewritten_files {
                     0 => command_batch("OPTIMIZE: nothing to do"),

@@ -6,12 +6,12 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use townlake_common::{Error, ErrorCode, Result};
-use townlake_lake::{PartitionField, SortKey};
+use townlake_lake::{PartitionField, RowOrder, SortKey};
 
 use super::parse::{expect_end, name_of, normalize, parse_ast, parse_error, parser};
 use super::statement::{CreateTableStatement, Statement};
 use super::time_travel::{Clauses, attach_clauses};
-use super::tokens::{is_keyword, is_word};
+use super::tokens::{is_keyword, is_word, tokens_of_one_statement};
 
 /// The clauses between the columns and `AS`.
 #[derive(Debug, Default)]
@@ -140,7 +140,7 @@ pub(super) fn partition_field(parser: &mut Parser<'_>) -> Result<PartitionField,
         _ => {
             let known = "identity, bucket, truncate, year, month, day, hour or void";
             return Err(ParserError::ParserError(format!(
-                "there is no partition transform {name}: it is one of {known}{}",
+                "there is no transform {name}: it is one of {known}{}",
                 name.span.start
             )));
         }
@@ -155,15 +155,36 @@ pub(super) fn partition_field(parser: &mut Parser<'_>) -> Result<PartitionField,
     Ok(field)
 }
 
-/// `column [ASC | DESC] [NULLS FIRST | NULLS LAST]`. As in Spark, rows without a value are the least, where nothing is said.
+/// `column [ASC | DESC] [NULLS FIRST | NULLS LAST]`, or `bucket(16, column) …`. As in Spark, rows without a value are the least,
+/// where nothing is said.
 pub(super) fn sort_key(parser: &mut Parser<'_>) -> Result<SortKey, ParserError> {
-    let column = normalize(parser.parse_identifier()?);
+    let by = partition_field(parser)?;
     let descending = parser.parse_one_of_keywords(&[Keyword::ASC, Keyword::DESC]) == Some(Keyword::DESC);
     let nulls_first = match parser.parse_keyword(Keyword::NULLS) {
         true => parser.expect_one_of_keywords(&[Keyword::FIRST, Keyword::LAST])? == Keyword::FIRST,
         false => !descending,
     };
-    Ok(SortKey { column, descending, nulls_first })
+    Ok(SortKey { by, descending, nulls_first })
+}
+
+/// `key, …` or `zorder(column, …)`.
+///
+/// Errors: `SYNTAX_ERROR`.
+pub(super) fn parse_row_order(text: &str) -> Result<RowOrder> {
+    let tokens = tokens_of_one_statement(text)?;
+    let mut parser = parser(&tokens);
+    let order = row_order(&mut parser).map_err(|error| parse_error(&tokens, &parser, error))?;
+    expect_end(&tokens, &mut parser)?;
+    Ok(order)
+}
+
+fn row_order(parser: &mut Parser<'_>) -> Result<RowOrder, ParserError> {
+    let is_zorder = is_word(Some(&parser.peek_token()), "zorder") && parser.peek_nth_token(1).token == Token::LParen;
+    if !is_zorder {
+        return Ok(RowOrder::Keys(parser.parse_comma_separated(sort_key)?));
+    }
+    parser.next_token();
+    Ok(RowOrder::ZOrder(parenthesized(parser, |parser| parser.parse_identifier().map(normalize))?))
 }
 
 fn width_and_column(parser: &mut Parser<'_>) -> Result<(u32, String), ParserError> {
@@ -260,7 +281,7 @@ mod tests {
         assert!(create.if_not_exists && !create.as_query);
         let fields: Vec<_> = create.partition.iter().map(|f| (f.transform.as_str(), f.column.as_str())).collect();
         assert_eq!(fields, [("bucket[16]", "id"), ("day", "ts"), ("truncate[4]", "comment"), ("identity", "Region")]);
-        let keys: Vec<_> = create.sort.iter().map(|k| (k.column.as_str(), k.descending, k.nulls_first)).collect();
+        let keys: Vec<_> = create.sort.iter().map(|k| (k.by.column.as_str(), k.descending, k.nulls_first)).collect();
         assert_eq!(keys, [("id", true, false), ("ts", false, false)]);
         assert_eq!(create.comment.as_deref(), Some("sales"));
         assert_eq!(create.properties[1], ("write.parquet.compression-codec".to_string(), "zstd".to_string()));

@@ -5,16 +5,26 @@ use iceberg::{TableRequirement, TableUpdate};
 use townlake_common::{Error, ErrorCode, Result, nearest};
 
 use super::{LAST_ADDED, Plan};
+use crate::PartitionField;
+use crate::lake_catalog::parse_transform;
 
 /// One key of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SortKey {
-    /// A column of the table.
-    pub column: String,
+    /// A column of the table, and what of its values counts.
+    pub by: PartitionField,
     /// The greatest first.
     pub descending: bool,
     /// Rows without a value come before the others.
     pub nulls_first: bool,
+}
+
+impl SortKey {
+    /// By the values of a column, the least first, rows without one before them.
+    pub(crate) fn ascending(column: &str) -> Self {
+        let by = PartitionField { column: column.to_string(), transform: "identity".to_string() };
+        Self { by, descending: false, nulls_first: true }
+    }
 }
 
 impl Plan {
@@ -45,8 +55,8 @@ pub(crate) fn sort_order(keys: &[SortKey], schema: &Schema) -> Result<SortOrder>
     let mut fields: Vec<SortField> = Vec::with_capacity(keys.len());
     for key in keys {
         let field = field_of(key, schema)?;
-        if fields.iter().any(|known| known.source_id == field.source_id) {
-            let message = format!("rows cannot be sorted by {} twice", key.column);
+        if fields.iter().any(|known| (known.source_id, known.transform) == (field.source_id, field.transform)) {
+            let message = format!("rows cannot be sorted by {} twice", key.by.column);
             return Err(Error::new(ErrorCode::InvalidQuery, message));
         }
         fields.push(field);
@@ -59,20 +69,26 @@ pub(crate) fn sort_order(keys: &[SortKey], schema: &Schema) -> Result<SortOrder>
 
 fn field_of(key: &SortKey, schema: &Schema) -> Result<SortField> {
     let columns = schema.as_struct().fields();
-    let Some(column) = columns.iter().find(|column| column.name == key.column) else {
-        let error = Error::new(ErrorCode::ColumnNotFound, format!("there is no column {} to sort by", key.column));
-        return Err(match nearest(&key.column, columns.iter().map(|column| column.name.as_str())) {
+    let name = &key.by.column;
+    let Some(column) = columns.iter().find(|column| column.name == *name) else {
+        let error = Error::new(ErrorCode::ColumnNotFound, format!("there is no column {name} to sort by"));
+        return Err(match nearest(name, columns.iter().map(|column| column.name.as_str())) {
             Some(near) => error.with_hint(format!("did you mean {near}?")),
             None => error,
         });
     };
     if column.field_type.as_primitive_type().is_none_or(|of| matches!(of, PrimitiveType::Fixed(_))) {
-        let message = format!("rows cannot be sorted by {}: {} has no order", key.column, column.field_type);
+        let message = format!("rows cannot be sorted by {name}: {} has no order", column.field_type);
+        return Err(Error::new(ErrorCode::InvalidQuery, message));
+    }
+    let transform = parse_transform(&key.by, &column.field_type)?;
+    if transform == Transform::Void {
+        let message = format!("rows cannot be sorted by void({name}), which is the same for all of them");
         return Err(Error::new(ErrorCode::InvalidQuery, message));
     }
     Ok(SortField {
         source_id: column.id,
-        transform: Transform::Identity,
+        transform,
         direction: if key.descending { SortDirection::Descending } else { SortDirection::Ascending },
         null_order: if key.nulls_first { NullOrder::First } else { NullOrder::Last },
     })

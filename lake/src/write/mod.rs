@@ -26,7 +26,7 @@ mod rows;
 mod sorting;
 #[cfg(test)]
 mod tests;
-mod transform;
+pub(crate) mod transform;
 mod upload;
 
 pub use answer::{WRITTEN_FILES_SCHEMA, changed_files, written_files};
@@ -51,6 +51,21 @@ pub fn write_plan(
     let failed = |e| Error::internal(format!("a write into {} cannot be planned", table.full_name())).with_source(e);
     let (input, sort_order_id) = sorting::sorted(table, input, 0).map_err(failed)?;
     let spec = WriteSpec { sort_order_id, ..spec };
+    Ok(Arc::new(IcebergWriteExec::try_new(Arc::new(spec), input).map_err(failed)?))
+}
+
+/// The plan that writes the rows of `input`, in the table's columns, in the order in which they come: that with the id
+/// `sort_order_id`, if it is one of the table's.
+///
+/// Errors: as [`write_plan`].
+pub(crate) fn write_sorted(
+    table: &LoadedTable,
+    input: Arc<dyn ExecutionPlan>,
+    sort_order_id: Option<i32>,
+    query: &QueryId,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let spec = WriteSpec { sort_order_id, ..WriteSpec::new(table, query)? };
+    let failed = |e| Error::internal(format!("a write into {} cannot be planned", table.full_name())).with_source(e);
     Ok(Arc::new(IcebergWriteExec::try_new(Arc::new(spec), input).map_err(failed)?))
 }
 

@@ -19,7 +19,7 @@ const MICROS_PER_DAY: i64 = 24 * MICROS_PER_HOUR;
 /// The transform of each value; null stays null. Years, months, days and hours count from 1970, as `Int32`.
 ///
 /// Errors: a transform that this version does not know, or one that its source type does not have.
-pub(super) fn apply(transform: Transform, source: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+pub(crate) fn apply(transform: Transform, source: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     match transform {
         Transform::Identity => Ok(Arc::clone(source)),
         Transform::Void => Ok(new_null_array(source.data_type(), source.len())),

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::sqlparser::ast::{Expr, Statement as AstStatement};
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_engine::error::from_datafusion;
 use townlake_engine::identifier::quoted;
 use townlake_lake::{
-    Checksums, Delta, FilePlan, LakeCatalog, Leftovers, LoadedTable, plan_compaction, rewrite_plan, written_files,
+    Checksums, Clustering, Compaction, Delta, FilePlan, LakeCatalog, Leftovers, LoadedTable, RowOrder, Which,
+    plan_compaction, rewrite_plan, written_files,
 };
 
 use super::run::{Changed, collect, commit};
@@ -27,6 +29,8 @@ pub(in crate::query) const SMALL_FILE_BYTES: u64 = 100 << 20;
 pub(in crate::query) struct Optimization {
     /// Files below this size are small, in bytes.
     pub threshold: u64,
+    /// The order of the rows over all files, which are then all written anew.
+    pub order: Option<RowOrder>,
     /// How large new files become, in bytes; `None`: as the table says.
     pub target: Option<u64>,
     /// A condition: files that have no row of it are left alone.
@@ -53,7 +57,9 @@ impl Run<'_> {
             Some(bytes) => Arc::new(table.with_target_file_bytes(bytes)?),
             None => table,
         };
-        let compaction = plan_compaction(&table, wanted.threshold, among.as_ref()).await?;
+        let clustering = wanted.order.as_ref().map(|order| Clustering::new(&table, order)).transpose()?;
+        let which = if clustering.is_some() { Which::All } else { Which::Small { threshold: wanted.threshold } };
+        let compaction = plan_compaction(&table, which, among.as_ref()).await?;
         let gone = compaction.chosen.files.clone();
         if gone.is_empty() {
             return Ok(Optimized::default());
@@ -61,8 +67,13 @@ impl Run<'_> {
         let mut state = self.planner().empty_state();
         // Each task writes files of its own: more tasks than the rows need files would leave small ones again.
         let tasks = self.settings.target_partitions.min(compaction.files_needed).max(1);
-        state.config_mut().options_mut().execution.target_partitions = tasks;
-        let plan = rewrite_plan(&table, compaction.chosen.clone(), &state, context)?;
+        let plan = match &clustering {
+            Some(clustering) => self.clustered(&table, clustering, &compaction, tasks).await?,
+            None => {
+                state.config_mut().options_mut().execution.target_partitions = tasks;
+                rewrite_plan(&table, compaction.chosen.clone(), &state, context)?
+            }
+        };
         let leftovers = Leftovers::new(&catalog, &table, &context.id);
         let always_cluster = self.settings.always_cluster;
         let answers = collect(self.service, &self.tracked, plan, state, always_cluster).await?;
@@ -79,6 +90,22 @@ impl Run<'_> {
         commit(Arc::clone(&self.tracked), catalog, &table, Changed { delta, needless: Vec::new(), rows }, leftovers)
             .await?;
         Ok(done)
+    }
+
+    /// The plan that writes the rows of these files in an order over all of them, after a look at some of the rows.
+    async fn clustered(
+        &self,
+        table: &LoadedTable,
+        clustering: &Clustering,
+        compaction: &Compaction,
+        tasks: usize,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (files, context) = (&compaction.chosen, &self.tracked.context);
+        let state = self.planner().empty_state();
+        let plan = clustering.sample_plan(table, files.clone(), &state, context)?;
+        let samples = collect(self.service, &self.tracked, plan, state, self.settings.always_cluster).await?;
+        let ranges = clustering.ranges(&samples, tasks)?;
+        clustering.rewrite_plan(table, files.clone(), ranges, &self.planner().empty_state(), context)
     }
 
     /// The sums of the rows of these files, as executors read them.

@@ -91,6 +91,8 @@ static ALL: LazyLock<Vec<Procedure>> = LazyLock::new(|| {
                 optional("where", Kind::Text),
                 optional("target_size", Kind::Size),
                 optional("file_size_threshold", Kind::Size),
+                optional("strategy", Kind::Text),
+                optional("sort_order", Kind::Text),
             ],
             results: vec![
                 ("rewritten_data_files_count", COUNT),

@@ -6,13 +6,41 @@ use std::sync::Arc;
 use chrono::Utc;
 use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 use datafusion::arrow::record_batch::RecordBatch;
-use townlake_common::{Error, Result};
-use townlake_lake::{Expiration, Leftovers, OrphanFile, OrphanSearch, PositionDeletes};
+use townlake_common::{Error, ErrorCode, Result};
+use townlake_lake::{Expiration, Leftovers, OrphanFile, OrphanSearch, PositionDeletes, RowOrder};
 
+use super::arguments::Arguments;
 use super::{Call, Value, one_row};
 use crate::query::change_table::uninterrupted;
 use crate::query::changes::{Changed, Optimization, SMALL_FILE_BYTES, collect, commit};
+use crate::query::create_table::parse_row_order;
 use crate::query::service::Run;
+
+/// The order that `strategy` and `sort_order` ask for, as Spark has them.
+fn row_order(arguments: &Arguments) -> Result<Option<RowOrder>> {
+    let invalid = |message: String| Error::new(ErrorCode::InvalidArgument, message);
+    let order = arguments.optional_text("sort_order");
+    let sorts = match arguments.optional_text("strategy").map(|strategy| strategy.to_lowercase()).as_deref() {
+        None => order.is_some(),
+        Some("sort") => true,
+        Some("binpack") if order.is_none() => false,
+        Some("binpack") => return Err(invalid("sort_order: the strategy binpack has no order".to_string())),
+        Some(other) => {
+            return Err(invalid(format!("strategy: '{other}' is not one")).with_hint("'binpack' or 'sort'"));
+        }
+    };
+    let parsed = |text: String| {
+        parse_row_order(&text).map_err(|error| {
+            invalid(format!("sort_order: '{text}' is not an order: {}", error.message()))
+                .with_hint("'column DESC NULLS LAST, …' or 'zorder(column, …)'")
+                .with_source(error)
+        })
+    };
+    match order {
+        Some(text) => parsed(text).map(Some),
+        None => Ok(sorts.then_some(RowOrder::OfTable)),
+    }
+}
 
 impl Run<'_> {
     /// `optimize`.
@@ -22,7 +50,8 @@ impl Run<'_> {
         let threshold = arguments.size("file_size_threshold")?;
         // A file of three quarters of the target is no small one (as Spark has it).
         let threshold = threshold.or(target.map(|target| target / 4 * 3)).unwrap_or(SMALL_FILE_BYTES);
-        let wanted = Optimization { threshold, target, filter: arguments.optional_text("where") };
+        let order = row_order(arguments)?;
+        let wanted = Optimization { threshold, target, order, filter: arguments.optional_text("where") };
         let done = self.optimize(&call.table, &wanted).await?;
         let row = vec![
             Value::Count(done.rewritten_files as u64),
