@@ -299,7 +299,7 @@ impl LakeCatalog {
             snapshot,
             arrow_schema: schema::to_arrow(&iceberg_schema)?,
             iceberg_schema,
-            objects: self.objects.clone(),
+            objects: self.objects.of_table(name),
             branch: MAIN_BRANCH.to_string(),
         })
     }

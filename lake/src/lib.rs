@@ -2,7 +2,7 @@
 //!
 //! What lies where: [`LakeCatalog`] finds, creates and commits tables (SQL catalog shared with pyiceberg, or REST);
 //! [`LoadedView`] is a query that a catalog keeps; [`MetadataTable`] is what `"t$files"` and its kin
-//! show; `maintenance` looks after old snapshots and files, `import` takes Parquet files in; [`LakeObjects`] holds one object-store client per catalog and bucket; `plan` turns a snapshot's manifests into the data
+//! show; `maintenance` looks after old snapshots and files, `import` takes Parquet files in; [`LakeObjects`] holds one object-store client per catalog and bucket, and `vending` those of tables whose keys the catalog vends; `plan` turns a snapshot's manifests into the data
 //! files that a query must read; `scan` and `write` are the physical nodes that read and write them, `clustering` brings rows
 //! together in files; [`codec`] carries the nodes to executors.
 //!
@@ -29,6 +29,7 @@ mod metadata_tables;
 mod objects;
 pub mod plan;
 mod refs;
+mod s3;
 pub mod scan;
 pub mod schema;
 mod synced_files;
@@ -39,6 +40,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod types;
+mod vending;
 mod view;
 mod whole_ranges;
 mod write;

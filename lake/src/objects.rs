@@ -2,7 +2,8 @@
 //!
 //! DataFusion finds a store by URL. Two catalogs may reach one bucket with different keys, so the URL names the catalog
 //! too: `lake://<catalog>.file/` or `lake://<catalog>.s3.<bucket>/`, with `_` of the catalog's name written `--` (a host
-//! name). Such a URL carries no credential: an executor resolves it with its own configuration.
+//! name). Where the catalog vends keys it names the table as well: `lake://<catalog>.of-<table in hex>.s3.<bucket>/`. Such a URL
+//! carries no credential: an executor resolves it with its own configuration.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,29 +14,34 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use datafusion::common::DataFusionError;
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
-use object_store::aws::AmazonS3Builder;
+use moka::sync::Cache;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{ObjectStore, ObjectStoreExt};
 use townlake_common::config::{CatalogConfig, IcebergCatalog};
-use townlake_common::{Error, ErrorCode, Result, Secret};
+use townlake_common::{Error, ErrorCode, Result};
 use url::Url;
 
+use crate::catalog::TableName;
+use crate::s3::S3Settings;
 use crate::synced_files::SyncedFiles;
-use crate::whole_ranges::WholeRanges;
+use crate::vending::{VendedStore, Vendor};
 
 const SCHEME: &str = "lake";
-const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The bound of one request, body included: a row group of some hundred megabytes over a slow line.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// Clients of tables whose keys are vended: so many, and no longer unused than this.
+const VENDED_CLIENTS: u64 = 1000;
+const VENDED_UNUSED: Duration = Duration::from_secs(30 * 60);
 
 /// The bound of a file that is read whole. Metadata and manifests have some megabytes.
 const MAX_METADATA_BYTES: u64 = 512 << 20;
 
-/// The object stores of one catalog. Cheap to clone.
+/// The object stores of one catalog, or of one of its tables. Cheap to clone.
 #[derive(Clone)]
-pub struct ObjectAccess(Arc<Stores>);
+pub struct ObjectAccess {
+    stores: Arc<Stores>,
+    /// Whose files are read and written, where the catalog vends keys.
+    table: Option<Arc<TableName>>,
+}
 
 struct Stores {
     catalog: String,
@@ -44,14 +50,8 @@ struct Stores {
     local_root: Option<Path>,
     s3: S3Settings,
     clients: DashMap<Place, Arc<dyn ObjectStore>>,
-}
-
-struct S3Settings {
-    endpoint: Option<String>,
-    region: Option<String>,
-    access_key_id: Option<Secret>,
-    secret_access_key: Option<Secret>,
-    path_style: bool,
+    vendor: Option<Arc<Vendor>>,
+    vended: Cache<(TableName, String), Arc<dyn ObjectStore>>,
 }
 
 /// What one client reaches.
@@ -70,14 +70,21 @@ impl ObjectAccess {
             Some((Place::Local, key)) => Some(parse_key(&config.warehouse, key)?),
             _ => None,
         };
-        let s3 = S3Settings {
-            endpoint: config.s3_endpoint.clone(),
-            region: config.s3_region.clone(),
-            access_key_id: config.s3_access_key_id.clone(),
-            secret_access_key: config.s3_secret_access_key.clone(),
-            path_style: config.s3_path_style,
+        let stores = Stores {
+            catalog: name.to_string(),
+            local_root,
+            s3: S3Settings::new(config),
+            clients: DashMap::new(),
+            vendor: Vendor::of(name, config),
+            vended: Cache::builder().max_capacity(VENDED_CLIENTS).time_to_idle(VENDED_UNUSED).build(),
         };
-        Ok(Self(Arc::new(Stores { catalog: name.to_string(), local_root, s3, clients: DashMap::new() })))
+        Ok(Self { stores: Arc::new(stores), table: None })
+    }
+
+    /// The stores for the files of one table.
+    pub(crate) fn of_table(&self, table: &TableName) -> Self {
+        let table = self.stores.vendor.is_some().then(|| Arc::new(table.clone()));
+        Self { stores: Arc::clone(&self.stores), table }
     }
 
     /// The store and key of a file's URI (`file:///…`, `/…`, `s3://bucket/…`, `s3a://…`).
@@ -90,7 +97,7 @@ impl ObjectAccess {
 
     /// The catalog's name in the configuration.
     pub(crate) fn catalog(&self) -> &str {
-        &self.0.catalog
+        &self.stores.catalog
     }
 
     /// The same as a URL for DataFusion, which a [`LakeObjects::registry`] resolves on any node.
@@ -101,12 +108,14 @@ impl ObjectAccess {
 
     /// The URL of what a client reaches.
     pub(crate) fn url(&self, place: &Place) -> Result<ObjectStoreUrl> {
-        let place = match place {
-            Place::Local => "file".to_string(),
-            Place::Bucket(bucket) => format!("s3.{bucket}"),
+        let place = match (place, &self.table) {
+            (Place::Local, _) => "file".to_string(),
+            (Place::Bucket(bucket), None) => format!("s3.{bucket}"),
+            (Place::Bucket(bucket), Some(table)) => format!("{OF_TABLE}{}.s3.{bucket}", in_hex(table)),
         };
-        ObjectStoreUrl::parse(format!("{SCHEME}://{}.{place}/", host_of(&self.0.catalog)))
-            .map_err(|e| Error::internal(format!("no object store URL for catalog {}", self.0.catalog)).with_source(e))
+        ObjectStoreUrl::parse(format!("{SCHEME}://{}.{place}/", host_of(&self.stores.catalog))).map_err(|e| {
+            Error::internal(format!("no object store URL for catalog {}", self.stores.catalog)).with_source(e)
+        })
     }
 
     /// Reads a whole small file (metadata, a manifest).
@@ -151,17 +160,18 @@ impl ObjectAccess {
     /// Errors: as [`ObjectAccess::object_store`].
     pub(crate) fn locate(&self, uri: &str) -> Result<(Place, Path)> {
         let Some((place, key)) = split_uri(uri) else {
-            let message = format!("catalog {}: the location {uri} is neither file:// nor s3://", self.0.catalog);
+            let message = format!("catalog {}: the location {uri} is neither file:// nor s3://", self.stores.catalog);
             return Err(Error::new(ErrorCode::FormatNotSupported, message));
         };
         let path = parse_key(uri, key)?;
         if place != Place::Local {
             return Ok((place, path));
         }
-        let inside = self.0.local_root.as_ref().and_then(|root| path.prefix_match(root).map(|parts| parts.collect()));
+        let inside =
+            self.stores.local_root.as_ref().and_then(|root| path.prefix_match(root).map(|parts| parts.collect()));
         let path = inside.ok_or_else(|| {
             let message =
-                format!("catalog {}: the local file {uri} is outside the catalog's warehouse", self.0.catalog);
+                format!("catalog {}: the local file {uri} is outside the catalog's warehouse", self.stores.catalog);
             Error::new(ErrorCode::PermissionDenied, message)
                 .with_hint("only files under a file:// `warehouse` are read and written")
         })?;
@@ -169,26 +179,43 @@ impl ObjectAccess {
     }
 
     fn client(&self, place: &Place) -> Result<Arc<dyn ObjectStore>> {
-        if let Some(client) = self.0.clients.get(place) {
+        let shared = || self.shared_client(place);
+        let (Some(table), Some(vendor), Place::Bucket(bucket)) = (&self.table, &self.stores.vendor, place) else {
+            return shared();
+        };
+        let key = (table.as_ref().clone(), bucket.clone());
+        let vended = || {
+            let store = VendedStore::new(vendor, table, bucket, &self.stores.s3, shared()?);
+            Ok(Arc::new(store) as Arc<dyn ObjectStore>)
+        };
+        self.stores
+            .vended
+            .try_get_with(key, vended)
+            .map_err(|error: Arc<Error>| Error::new(error.code(), error.message().to_string()).with_source(error))
+    }
+
+    /// The client that all tables share.
+    fn shared_client(&self, place: &Place) -> Result<Arc<dyn ObjectStore>> {
+        if let Some(client) = self.stores.clients.get(place) {
             return Ok(Arc::clone(&client));
         }
-        let client = self.0.clients.entry(place.clone()).or_try_insert_with(|| match place {
+        let client = self.stores.clients.entry(place.clone()).or_try_insert_with(|| match place {
             Place::Local => self.local_client(),
-            Place::Bucket(bucket) => self.0.s3.client(&self.0.catalog, bucket),
+            Place::Bucket(bucket) => self.stores.s3.client(&self.stores.catalog, bucket, None),
         })?;
         Ok(Arc::clone(&client))
     }
 
     fn local_client(&self) -> Result<Arc<dyn ObjectStore>> {
-        let Some(root) = &self.0.local_root else {
+        let Some(root) = &self.stores.local_root else {
             let message =
-                format!("catalog {} has no local files: its warehouse is not a file:// location", self.0.catalog);
+                format!("catalog {} has no local files: its warehouse is not a file:// location", self.stores.catalog);
             return Err(Error::new(ErrorCode::PermissionDenied, message));
         };
         let folder = std::path::PathBuf::from(format!("/{root}"));
         let failed = |what: &str| {
             let message =
-                format!("catalog {}: the warehouse folder {} cannot be {what}", self.0.catalog, folder.display());
+                format!("catalog {}: the warehouse folder {} cannot be {what}", self.stores.catalog, folder.display());
             Error::new(ErrorCode::SourceUnavailable, message)
         };
         if !folder.is_dir() {
@@ -201,51 +228,7 @@ impl ObjectAccess {
 
 impl fmt::Debug for ObjectAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ObjectAccess").field("catalog", &self.0.catalog).finish_non_exhaustive()
-    }
-}
-
-impl S3Settings {
-    /// A client with the configured keys, or with those of the environment (`AWS_*`, instance role) where none are.
-    fn client(&self, catalog: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>> {
-        let mut builder = match (&self.access_key_id, &self.secret_access_key) {
-            (Some(id), Some(key)) => {
-                AmazonS3Builder::new().with_access_key_id(id.expose()).with_secret_access_key(key.expose())
-            }
-            _ => AmazonS3Builder::from_env(),
-        };
-        if let Some(region) = &self.region {
-            builder = builder.with_region(region);
-        }
-        if let Some(endpoint) = &self.endpoint {
-            let endpoint = endpoint.trim_end_matches('/');
-            let endpoint = if self.path_style { endpoint.to_string() } else { endpoint_of_bucket(endpoint, bucket) };
-            builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
-        }
-        let retry = RetryConfig { retry_timeout: RETRY_TIMEOUT, max_retries: 8, ..RetryConfig::default() };
-        let options = ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_timeout(REQUEST_TIMEOUT);
-        let options = options.with_allow_http(self.endpoint.as_ref().is_some_and(|e| e.starts_with("http://")));
-        let store = builder
-            .with_bucket_name(bucket)
-            .with_virtual_hosted_style_request(!self.path_style)
-            .with_client_options(options)
-            .with_retry(retry)
-            .build()
-            .map_err(|error| {
-                let message = format!("catalog {catalog}: no S3 client can be made for bucket {bucket}");
-                Error::new(ErrorCode::ConfigInvalid, message)
-                    .with_hint("see s3_endpoint, s3_region, s3_access_key_id and s3_secret_access_key")
-                    .with_source(error)
-            })?;
-        Ok(Arc::new(WholeRanges::new(store, bucket)))
-    }
-}
-
-/// `https://host` with the bucket in the host name.
-fn endpoint_of_bucket(endpoint: &str, bucket: &str) -> String {
-    match endpoint.split_once("://") {
-        Some((scheme, host)) => format!("{scheme}://{bucket}.{host}"),
-        None => format!("https://{bucket}.{endpoint}"),
+        f.debug_struct("ObjectAccess").field("catalog", &self.stores.catalog).finish_non_exhaustive()
     }
 }
 
@@ -273,6 +256,20 @@ pub(crate) fn visible_parts(path: &Path, folder: &Path) -> Option<Vec<String>> {
     // A partition may be named so too.
     let is_hidden = |part: &String| part.starts_with(['_', '.']) && !part.contains('=');
     (!parts.is_empty() && !parts.iter().any(is_hidden)).then_some(parts)
+}
+
+/// Before the name of a table in a host name.
+const OF_TABLE: &str = "of-";
+/// Between schema and table there.
+const PARTS: char = '\u{1f}';
+
+fn in_hex(table: &TableName) -> String {
+    hex::encode(format!("{}{PARTS}{}", table.namespace, table.table))
+}
+
+fn of_hex(text: &str) -> Option<TableName> {
+    let name = String::from_utf8(hex::decode(text).ok()?).ok()?;
+    name.split_once(PARTS).map(|(namespace, table)| TableName::new(namespace, table))
 }
 
 fn host_of(catalog: &str) -> String {
@@ -335,13 +332,20 @@ impl LakeObjects {
     fn resolve(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
         let unknown = || Error::internal(format!("{url} names no object store of the lake"));
         let (host, place) = url.host_str().and_then(|host| host.split_once('.')).ok_or_else(unknown)?;
-        let place = match place.split_once('.') {
-            None if place == "file" => Place::Local,
-            Some(("s3", bucket)) => Place::Bucket(bucket.to_string()),
-            _ => return Err(unknown()),
+        let (table, place) = match place.split_once('.') {
+            None if place == "file" => (None, Place::Local),
+            Some(("s3", bucket)) => (None, Place::Bucket(bucket.to_string())),
+            Some((table, bucket)) => {
+                let table = table.strip_prefix(OF_TABLE).and_then(of_hex).ok_or_else(unknown)?;
+                (Some(table), Place::Bucket(bucket.strip_prefix("s3.").ok_or_else(unknown)?.to_string()))
+            }
+            None => return Err(unknown()),
         };
-        let catalog = host.replace("--", "_");
-        self.known(&catalog)?.client(&place)
+        let access = self.known(&host.replace("--", "_"))?;
+        match table {
+            Some(table) => access.of_table(&table).client(&place),
+            None => access.client(&place),
+        }
     }
 }
 
@@ -427,5 +431,23 @@ mod tests {
         let second = objects.registry().get_store(url.as_ref()).unwrap();
         assert!(Arc::ptr_eq(&first, &second));
         assert!(!format!("{objects:?}{first:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn where_keys_are_vended_a_url_names_the_table() {
+        let text = "[catalogs.my_lake]\ntype = \"iceberg\"\ncatalog = \"rest\"\nuri = \"http://127.0.0.1:1\"\n\
+                    token = \"hunter2\"\ns3_endpoint = \"http://127.0.0.1:1\"\ns3_region = \"r\"";
+        let objects = LakeObjects::from_config(&Config::from_toml(text).unwrap().catalogs).unwrap();
+        let access = objects.access("my_lake").unwrap();
+        let url_for =
+            |table| access.of_table(&TableName::new("a.b", table)).object_store_url("s3://x.y/t/1").unwrap().0;
+        let (t, other) = (url_for("Tä ble"), url_for("other"));
+        assert_eq!(t.as_str(), "lake://my--lake.of-612e621f54c3a420626c65.s3.x.y/");
+        let store = |url: &ObjectStoreUrl| objects.registry().get_store(url.as_ref()).unwrap();
+        assert!(Arc::ptr_eq(&store(&t), &store(&t)) && !Arc::ptr_eq(&store(&t), &store(&other)));
+        assert!(format!("{:?}", store(&t)).contains("Tä ble") && !format!("{:?}", store(&t)).contains("hunter2"));
+        let shared = access.object_store_url("s3://x.y/t/1").unwrap().0;
+        assert_eq!(shared.as_str(), "lake://my--lake.s3.x.y/");
+        assert!(objects.registry().get_store(&Url::parse("lake://my--lake.of-zz.s3.x/").unwrap()).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import adbc_driver_flightsql.dbapi as flightsql
 import pytest
+from town import Town
 
 SCALE = "0.1"
 
@@ -98,3 +100,18 @@ def connection(demo):
 def cursor(connection):
     with connection.cursor() as cursor:
         yield cursor
+
+
+@pytest.fixture(scope="module")
+def town():
+    # Not pytest's private folder: the user `postgres` must be able to enter it.
+    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"townlake-stores-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    town = None
+    try:
+        town = Town(folder)
+        yield town
+    finally:
+        if town:
+            town.stop()
+        shutil.rmtree(folder)

@@ -3,6 +3,7 @@
 Each is a process that is stopped by its id, in the reverse order of its start, also when a test or a start fails.
 """
 
+import base64
 import json
 import os
 import pwd
@@ -119,7 +120,10 @@ def http_status(url):
 
 
 class SeaweedFS:
-    """`weed mini`: S3 with a bucket `warehouse`, and an Iceberg REST catalog over the table bucket `lake`."""
+    """`weed mini`: S3 with a bucket `warehouse`, and an Iceberg REST catalog over the table bucket `lake`.
+
+    `vended_seconds`: the catalog vends keys for tables that live so long.
+    """
 
     ACCESS_KEY, SECRET_KEY = "AKIDTOWN", "hunter2-s3-secret"
     PARTS = (
@@ -127,8 +131,10 @@ class SeaweedFS:
         "admin.port admin.port.grpc s3.port s3.port.grpc s3.port.iceberg"
     ).split()
 
-    def __init__(self, folder):
-        self.program = weed_program()
+    ROLE = "arn:aws:iam::000000000000:role/Vended"
+
+    def __init__(self, folder, vended_seconds=None):
+        self.program, self.vended_seconds = weed_program(), vended_seconds
         self.folder = folder / "weed"
         self.folder.mkdir()
         self.ports = dict(zip(self.PARTS, free_ports(len(self.PARTS))))
@@ -138,9 +144,28 @@ class SeaweedFS:
         keys = [{"accessKey": self.ACCESS_KEY, "secretKey": self.SECRET_KEY}]
         actions = ["Admin", "Read", "Write", "List", "Tagging"]
         identities = {"identities": [{"name": "town", "credentials": keys, "actions": actions}]}
-        (self.folder / "identities.json").write_text(json.dumps(identities))
+        (self.folder / "identities.json").write_text(json.dumps(identities | self.access_management()))
         (self.folder / "data").mkdir()
         self.start()
+
+    def access_management(self):
+        """What the server needs to vend: a key that signs sessions, and a role that whoever logs in may take."""
+        if not self.vended_seconds:
+            return {}
+        catalog = {"Federated": "iceberg-catalog"}
+        trusted = {"Effect": "Allow", "Principal": catalog, "Action": "sts:AssumeRoleWithCredentials"}
+        allowed = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+        version = "2012-10-17"
+        role = {
+            "roleName": "Vended",
+            "roleArn": self.ROLE,
+            "trustPolicy": {"Version": version, "Statement": [trusted]},
+            "attachedPolicies": ["All"],
+        }
+        signing_key = base64.b64encode(b"a key that signs sessions of a test").decode()
+        sts = {"tokenDuration": "1h", "maxSessionLength": "2h", "issuer": "seaweedfs-sts", "signingKey": signing_key}
+        policy = {"name": "All", "document": {"Version": version, "Statement": [allowed]}}
+        return {"sts": sts, "roles": [role], "policies": [policy]}
 
     def start(self):
         command = [self.program, "mini", f"-dir={self.folder}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
@@ -149,6 +174,9 @@ class SeaweedFS:
         command += [f"-s3.config={self.folder}/identities.json", f"-s3.externalUrl={self.s3}"]
         command += ["-bucket=warehouse", "-tableBucket=lake"]
         command += [f"-filer.localSocket={self.folder}/filer.sock", f"-s3.localSocket={self.folder}/s3.sock"]
+        if self.vended_seconds:
+            command += [f"-s3.iam.config={self.folder}/identities.json", f"-s3.iceberg.credentialRole={self.ROLE}"]
+            command += [f"-s3.iceberg.credentialDurationSeconds={self.vended_seconds}"]
         self.process = Process("weed", self.folder, command, stop_signal=signal.SIGINT)
         self.process.wait_until(self.answers)
 

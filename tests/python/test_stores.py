@@ -7,131 +7,20 @@ import datetime
 import decimal
 import os
 import re
-import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 
-import adbc_driver_flightsql.dbapi as flightsql
 import pyarrow as pa
 import pyarrow.compute
 import pytest
-from pyiceberg.catalog import load_catalog
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.transforms import BucketTransform
-from servers import Cluster, Etcd, Postgres, SeaweedFS, client_ports, free_ports
+from servers import Cluster, Postgres, SeaweedFS, client_ports
+from town import ROWS, WRONG
 
-WRONG = "hunter2-wrong"
 SECRETS = (SeaweedFS.SECRET_KEY, Postgres.PASSWORD, Cluster.PASSWORD, WRONG)
-ROWS = 200_000
-
-
-class Town:
-    """All servers, and the cluster that is configured for them."""
-
-    def __init__(self, folder):
-        self.folder, self.started = folder, []
-        try:
-            self.etcd = self.add(Etcd(folder))
-            self.postgres = self.add(Postgres(folder))
-            self.weed = self.add(SeaweedFS(folder))
-            fill(self.postgres)
-            self.cluster = self.add(Cluster(folder, self.etcd, self.catalogs()))
-        except BaseException:
-            self.stop()
-            raise
-
-    def add(self, server):
-        self.started.append(server)
-        return server
-
-    def stop(self):
-        while self.started:
-            self.started.pop().stop()
-
-    def catalogs(self):
-        weed, postgres = self.weed, self.postgres
-        (closed,) = free_ports(1)
-        rest = f'catalog = "rest"\nuri = "{weed.rest}"\nwarehouse = "s3://lake"\nscope = ""\n'
-        return "".join(
-            (
-                iceberg("rest", f'{rest}credential = "{weed.credential}"\n{self.s3()}'),
-                iceberg("rest_refused", f'{rest}credential = "{weed.ACCESS_KEY}:{WRONG}"\n{self.s3()}'),
-                iceberg("rest_keys", f'{rest}credential = "{weed.credential}"\n{self.s3(WRONG)}'),
-                iceberg("rest_gone", f'{rest}credential = "a:{WRONG}"\n{self.s3()}'.replace(weed.rest, gone(closed))),
-                iceberg("files", sql(f"sqlite://{self.folder}/files.db", "s3://warehouse/files") + self.s3()),
-                iceberg("shared", sql(postgres.url("lake"), "s3://warehouse/shared") + self.s3()),
-                iceberg("shared_refused", sql(postgres.url("lake", password=WRONG), "s3://warehouse/shared")),
-                f'[catalogs.crm]\ntype = "postgres"\nurl = "{postgres.url("crm")}"\nreaders = ["ann"]\n',
-            )
-        )
-
-    def s3(self, secret=SeaweedFS.SECRET_KEY):
-        return (
-            f's3_endpoint = "{self.weed.s3}"\ns3_region = "us-east-1"\ns3_path_style = true\n'
-            f's3_access_key_id = "{self.weed.ACCESS_KEY}"\ns3_secret_access_key = "{secret}"\n'
-        )
-
-    def connect(self):
-        login = {"username": Cluster.USER, "password": Cluster.PASSWORD}
-        return flightsql.connect(f"grpc://{self.cluster.address}", db_kwargs=login, autocommit=True)
-
-    def pyiceberg(self, name):
-        """The same catalog, as pyiceberg sees it."""
-        properties = {
-            "s3.endpoint": self.weed.s3,
-            "s3.access-key-id": self.weed.ACCESS_KEY,
-            "s3.secret-access-key": self.weed.SECRET_KEY,
-            "s3.region": "us-east-1",
-        }
-        if name == "rest":
-            uri, own = self.weed.rest, {"type": "rest", "warehouse": "s3://lake"}
-            own |= {"credential": self.weed.credential, "scope": "", "view-endpoints-supported": "true"}
-        else:
-            shared = self.postgres.url("lake", "postgresql+psycopg")
-            uri = {"files": f"sqlite:///{self.folder}/files.db", "shared": shared}[name]
-            own = {"type": "sql", "warehouse": f"s3://warehouse/{name}"}
-        return load_catalog(name, uri=uri, **own, **properties)
-
-
-def iceberg(name, text):
-    return f'[catalogs.{name}]\ntype = "iceberg"\nwriters = ["ann"]\n{text}'
-
-
-def sql(uri, warehouse):
-    return f'catalog = "sql"\nuri = "{uri}"\nwarehouse = "{warehouse}"\n'
-
-
-def gone(port):
-    return f"http://127.0.0.1:{port}"
-
-
-def fill(postgres):
-    with closing(postgres.connect("postgres")) as admin, admin.cursor() as cursor:
-        cursor.execute("CREATE DATABASE lake")
-        cursor.execute("CREATE DATABASE crm")
-    with closing(postgres.connect("crm")) as crm, crm.cursor() as cursor:
-        cursor.execute(
-            "CREATE TABLE account (id bigint PRIMARY KEY, region text, balance bigint);"
-            f"INSERT INTO account SELECT i, 'r' || i % 5, 100 FROM generate_series(1, {ROWS}) i; ANALYZE account"
-        )
-
-
-@pytest.fixture(scope="module")
-def town():
-    # Not pytest's private folder: the user `postgres` must be able to enter it.
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"townlake-stores-{os.getpid()}"
-    folder.mkdir(mode=0o755)
-    town = None
-    try:
-        town = Town(folder)
-        yield town
-    finally:
-        if town:
-            town.stop()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture()

@@ -35,6 +35,8 @@ pub struct IcebergCatalog {
     pub token: Option<Secret>,
     /// REST: OAuth2 scope.
     pub scope: Option<String>,
+    /// REST: whether the server vends keys for S3; by default where the configuration has none.
+    pub vended_credentials: Option<bool>,
     /// S3: endpoint URL, where it is not AWS.
     pub s3_endpoint: Option<String>,
     /// S3: region, `auto` for R2.

@@ -6,7 +6,7 @@
 mod lost_defaults;
 pub(crate) mod metadata_file;
 pub(crate) mod rest;
-mod rest_client;
+pub(crate) mod rest_client;
 #[cfg(test)]
 mod rest_tests;
 #[cfg(test)]
@@ -31,7 +31,7 @@ use townlake_common::{Error, Result};
 use views::ViewCatalog;
 
 /// A table's name in its catalog. The levels of a namespace are joined by `.`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct TableName {
     pub namespace: String,
     pub table: String,

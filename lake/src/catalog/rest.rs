@@ -1,6 +1,6 @@
 //! An Iceberg REST catalog (Lakekeeper, Polaris, R2 Data Catalog and others), with our own commits.
 //!
-//! Files are read with the keys of our configuration; credentials that a server vends are not used.
+//! Files are read with the keys of our configuration, or with those that the server vends ([`crate::vending`]).
 
 use std::sync::Arc;
 
@@ -284,6 +284,6 @@ pub(super) fn identifier(name: &TableName) -> Value {
     json!({ "namespace": levels_of(&name.namespace), "name": name.table })
 }
 
-pub(super) fn path_of(namespace: &str) -> String {
+pub(crate) fn path_of(namespace: &str) -> String {
     levels_of(namespace).join(LEVELS)
 }

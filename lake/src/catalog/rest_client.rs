@@ -19,7 +19,7 @@ const DEFAULT_TOKEN_LIFE: Duration = Duration::from_secs(3600);
 const SERVER_TEXT_LIMIT: usize = 300;
 
 /// A client of one REST catalog.
-pub(super) struct RestClient {
+pub(crate) struct RestClient {
     catalog: String,
     http: reqwest::Client,
     /// The server's root, without `/v1`.
@@ -28,6 +28,8 @@ pub(super) struct RestClient {
     prefix: Vec<String>,
     login: Login,
     token: Mutex<Option<Token>>,
+    /// Whether the server is asked to vend access to the stores of tables.
+    delegated: bool,
 }
 
 enum Login {
@@ -42,7 +44,7 @@ struct Token {
 }
 
 /// An answer of the server: any status but 401 after a fresh token.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     pub status: StatusCode,
     pub body: Value,
 }
@@ -69,6 +71,7 @@ impl RestClient {
             prefix: Vec::new(),
             login: Login::from_config(catalog, config)?,
             token: Mutex::default(),
+            delegated: false,
         };
         let mut query = Vec::new();
         if !config.warehouse.is_empty() {
@@ -88,6 +91,11 @@ impl RestClient {
         Ok(client)
     }
 
+    /// The same, that asks the server to vend access with each table.
+    pub fn delegated(self) -> Self {
+        Self { delegated: true, ..self }
+    }
+
     /// One call of a resource under `/v1/<prefix>`. Path segments are encoded here.
     ///
     /// Errors: `SOURCE_UNAVAILABLE` where no answer came (the call may have had its effect), `SOURCE_DENIED`.
@@ -101,6 +109,9 @@ impl RestClient {
         let mut fresh = false;
         loop {
             let mut request = self.http.request(method.clone(), self.url(path)?).query(query);
+            if self.delegated {
+                request = request.header("X-Iceberg-Access-Delegation", "vended-credentials");
+            }
             if let Some(body) = body {
                 request = request.json(body);
             }
