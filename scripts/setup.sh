@@ -124,12 +124,20 @@ elif [ "$level" = test ]; then
         say "fetching the Flight SQL JDBC driver into $jars"
         mvn -q -B dependency:copy -Dartifact=org.apache.arrow:flight-sql-jdbc-driver:18.3.0 -DoutputDirectory="$jars"
     fi
-    # Spark writes and reads our tables. In an environment of its own: it wants other versions than our clients.
-    spark="$(dirname "$TOWNLAKE_VENV")/venv-spark"
-    if ! has "$spark/lib/python3*/site-packages/pyspark"; then
-        say "installing Spark into $spark (370 MB, about a minute)"
-        python3 -m venv "$spark" && "$spark/bin/pip" install -q --disable-pip-version-check pyspark==3.5.9
-    fi
+    # Spark and DuckDB write and read our tables. In environments of their own: they want other versions than our clients.
+    venvs="$(dirname "$TOWNLAKE_VENV")"
+    engine() { # environment package what…
+        local environment="$venvs/$1" list
+        list="$(printf '%s\n' "${@:3}")"
+        [ "$list" = "$(cat "$environment/packages.stamp" 2>/dev/null)" ] && return
+        say "installing $2 into $environment"
+        python3 -m venv "$environment" &&
+            "$environment/bin/python" -m pip install -q --disable-pip-version-check "${@:3}" &&
+            printf '%s\n' "$list" >"$environment/packages.stamp"
+    }
+    engine venv-spark "Spark (370 MB, about a minute)" pyspark==3.5.9
+    engine venv-duckdb "DuckDB with its iceberg extension" duckdb==1.5.5 duckdb-extensions==1.5.5 \
+        duckdb-extension-iceberg==1.5.5 duckdb-extension-httpfs==1.5.5 duckdb-extension-avro==1.5.5
     for artifact in org.apache.iceberg:iceberg-spark-runtime-3.5_2.12:1.10.0 org.postgresql:postgresql:42.7.7; do
         IFS=: read -r _ name version <<<"$artifact"
         if [ ! -e "$jars/$name-$version.jar" ]; then

@@ -6,23 +6,18 @@
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
+from engines import CACHE, VENVS, Engine
 from servers import require
 
 # As scripts/setup.sh has them.
-CACHE = Path.home() / ".cache" / "townlake"
-VENV = Path(os.environ.get("TOWNLAKE_VENV", CACHE / "venv")).with_name("venv-spark")
+VENV = VENVS / "venv-spark"
 JAR_FOLDER = Path(os.environ.get("TOWNLAKE_JARS", CACHE / "jars"))
 JARS = ("iceberg-spark-runtime-3.5_2.12-1.10.0.jar", "postgresql-42.7.7.jar")
 
 
-class SparkError(Exception):
-    pass
-
-
-class Spark:
+class Spark(Engine):
     """One session in a process of its own."""
 
     def __init__(self, folder, postgres, database, warehouse):
@@ -49,42 +44,9 @@ class Spark:
             # What one engine has committed the other must see at once.
             "spark.sql.catalog.lake.cache-enabled": "false",
         }
-        environment = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "TZ": "UTC", "PYSPARK_PYTHON": str(python)}
-        driver = Path(__file__).with_name("spark_driver.py")
-        self.log = (folder / "spark.log").open("wb")
-        self.child = subprocess.Popen(
-            [str(python), str(driver), json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            cwd=folder,
-            env=environment,
-            text=True,
-        )
-        self.answer()
+        environment = {"SPARK_LOCAL_IP": "127.0.0.1", "TZ": "UTC", "PYSPARK_PYTHON": str(python)}
+        super().__init__("spark", folder, python, "spark_driver.py", [json.dumps(settings)], environment)
 
-    def sql(self, text):
-        """The rows of a statement, each a dict."""
-        self.child.stdin.write(json.dumps(text) + "\n")
-        self.child.stdin.flush()
-        return self.answer()
-
-    def answer(self):
-        line = self.child.stdout.readline()
-        if not line:
-            self.stop()
-            raise RuntimeError(f"Spark ended: {Path(self.log.name).read_text()[-3000:]}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise SparkError(answer["error"])
-        return answer["rows"]
-
-    def stop(self):
-        if self.child.poll() is None:
-            self.child.stdin.close()
-            try:
-                self.child.wait(20)
-            except subprocess.TimeoutExpired:
-                self.child.kill()
-                self.child.wait()
-        self.log.close()
+    def java(self, call, *arguments):
+        """Calls a function of `Java` in spark_driver.py."""
+        self.ask({"call": call, "arguments": arguments})

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import adbc_driver_flightsql.dbapi as flightsql
 import pytest
+from engines import EngineError
 from servers import Cluster, Etcd, Postgres
-from spark import Spark, SparkError
+from spark import Spark
 
 SCHEMA = "lake.java"
 
@@ -331,7 +332,7 @@ def test_what_both_do_at_once_is_not_lost(spark, cursor):
         try:
             for number in range(8):
                 spark.sql(f"INSERT INTO {table} VALUES ({number}, 'spark')")
-        except SparkError as error:
+        except EngineError as error:
             failures.append(error)
 
     thread = threading.Thread(target=their_part)

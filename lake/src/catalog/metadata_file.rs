@@ -2,6 +2,7 @@
 //!
 //! A metadata file never changes, so its content is cached by catalog and location for the whole process.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
@@ -24,6 +25,9 @@ const PARSED_PER_JSON_BYTE: usize = 3;
 const MAX_UNPACKED: u64 = 256 << 20;
 /// Types of format version 3 that the crate `iceberg` cannot parse: metadata with one fails as a whole.
 const UNKNOWN_TYPES: [&str; 4] = ["variant", "geometry", "geography", "unknown"];
+
+/// The property that says that metadata files go which fall out of the log (`write.metadata.previous-versions-max`).
+const DELETE_AFTER_COMMIT: &str = "write.metadata.delete-after-commit.enabled";
 
 struct Cached {
     metadata: Arc<TableMetadata>,
@@ -143,6 +147,18 @@ pub(crate) fn next_location(current: &str, metadata: &TableMetadata) -> Metadata
         // A Hadoop-style name: the numbering starts anew, the id keeps it unique.
         Err(_) => first_location(metadata),
     }
+}
+
+/// The older metadata files of a table that its new metadata does not list any more, where the table wants them deleted: those in
+/// its own folder.
+pub(crate) fn fell_out(before: &TableMetadata, now: &TableMetadata) -> Vec<String> {
+    if now.properties().get(DELETE_AFTER_COMMIT).is_none_or(|value| !value.eq_ignore_ascii_case("true")) {
+        return Vec::new();
+    }
+    let listed: HashSet<&str> = now.metadata_log().iter().map(|entry| entry.metadata_file.as_str()).collect();
+    let folder = format!("{}/metadata/", now.location().trim_end_matches('/'));
+    let gone = before.metadata_log().iter().map(|entry| &entry.metadata_file);
+    gone.filter(|file| file.starts_with(&folder) && !listed.contains(file.as_str())).cloned().collect()
 }
 
 /// Writes metadata to its location, compressed where the table asks for it.

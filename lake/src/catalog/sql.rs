@@ -340,7 +340,10 @@ impl Catalog for SqlCatalog {
         let swapped = self.database.execute(sql, &values).await;
         fault::point("catalog.swapped");
         match swapped {
-            Ok(1..) => CommitOutcome::Committed,
+            Ok(1..) => {
+                self.objects.discard(metadata_file::fell_out(&base.metadata, &metadata)).await;
+                CommitOutcome::Committed
+            }
             Ok(0) => {
                 self.objects.discard(vec![new]).await;
                 let message = format!("table {}.{name} was changed by another writer", self.name);

@@ -42,6 +42,34 @@ async fn a_wrong_partition_field_is_named() {
     }
 }
 
+#[tokio::test]
+async fn old_metadata_files_go_where_the_table_says_so() {
+    let lake = Lake::create(&[("id", DataType::Int64)], &[]).await;
+    let folder = lake.folder.path().join("warehouse/s/t/metadata");
+    let files = || {
+        let names = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".metadata.json")).count()
+    };
+    let set = async |pairs: &[(&str, &str)]| {
+        let pairs = pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        lake.catalog.alter_table("s", "t", &[crate::TableChange::SetProperties(pairs)]).await.unwrap()
+    };
+    set(&[("write.metadata.previous-versions-max", "2")]).await;
+    for n in 0..4 {
+        set(&[("n", &n.to_string())]).await;
+    }
+    assert_eq!(files(), 6, "nothing goes by itself");
+    set(&[("write.metadata.delete-after-commit.enabled", "true")]).await;
+    // Those of before are nobody's any more, but for the one that fell out now.
+    assert_eq!(files(), 6);
+    for n in 4..9 {
+        set(&[("n", &n.to_string())]).await;
+        assert_eq!(files(), 6);
+    }
+    let log = lake.load("t").await.metadata.metadata_log().to_vec();
+    assert!(log.len() == 2 && log.iter().all(|entry| Path::new(&entry.metadata_file["file://".len()..]).is_file()));
+}
+
 /// Java and newer catalogs have one column more, and views.
 #[tokio::test]
 async fn a_catalog_with_views_shows_tables_only() {
