@@ -138,9 +138,11 @@ elif [ "$level" = test ]; then
     engine venv-spark "Spark (370 MB, about a minute)" pyspark==3.5.9
     engine venv-duckdb "DuckDB with its iceberg extension" duckdb==1.5.5 duckdb-extensions==1.5.5 \
         duckdb-extension-iceberg==1.5.5 duckdb-extension-httpfs==1.5.5 duckdb-extension-avro==1.5.5
-    for artifact in org.apache.iceberg:iceberg-spark-runtime-3.5_2.12:1.10.0 org.postgresql:postgresql:42.7.7; do
-        IFS=: read -r _ name version <<<"$artifact"
-        if [ ! -e "$jars/$name-$version.jar" ]; then
+    # group:name:version[:type:classifier]
+    for artifact in org.apache.iceberg:iceberg-spark-runtime-3.5_2.12:1.10.0 org.postgresql:postgresql:42.7.7 \
+        org.projectnessie.nessie:nessie-quarkus:0.108.8:jar:runner; do
+        IFS=: read -r _ name version _ classifier <<<"$artifact"
+        if [ ! -e "$jars/$name-$version${classifier:+-$classifier}.jar" ]; then
             say "fetching $name $version into $jars"
             mvn -q -B dependency:copy -Dartifact="$artifact" -DoutputDirectory="$jars"
         fi

@@ -21,6 +21,8 @@ mod compaction;
 #[cfg(test)]
 mod damage_tests;
 mod format;
+#[cfg(test)]
+mod fuzz_tests;
 mod import;
 mod lake_catalog;
 mod leftovers;

@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -258,6 +259,53 @@ class Postgres:
 
     def url(self, database, scheme="postgres", password=PASSWORD):
         return f"{scheme}://postgres:{password}@127.0.0.1:{self.port}/{database}"
+
+    def stop(self):
+        self.process.stop()
+
+
+class Nessie:
+    """Nessie's Iceberg REST catalog, in memory, over the bucket `warehouse` of SeaweedFS. Its runner wants Java 21."""
+
+    JAR = Path(os.environ.get("TOWNLAKE_JARS", Path.home() / ".cache" / "townlake" / "jars")) / "nessie-quarkus-0.108.8-runner.jar"
+
+    def __init__(self, folder, weed):
+        require(self.JAR if self.JAR.exists() else None, "Nessie is not there (scripts/setup.sh test)")
+        java = self.java()
+        port, management = free_ports(2)
+        self.rest = f"http://127.0.0.1:{port}/iceberg"
+        s3 = "nessie.catalog.service.s3.default-options"
+        settings = {
+            "quarkus.http.host": "127.0.0.1",
+            "quarkus.http.port": port,
+            "quarkus.management.host": "127.0.0.1",
+            "quarkus.management.port": management,
+            "nessie.version.store.type": "IN_MEMORY",
+            "nessie.catalog.default-warehouse": "warehouse",
+            "nessie.catalog.warehouses.warehouse.location": "s3://warehouse/nessie",
+            f"{s3}.endpoint": weed.s3,
+            f"{s3}.region": "us-east-1",
+            f"{s3}.path-style-access": "true",
+            f"{s3}.auth-type": "STATIC",
+            f"{s3}.access-key": "urn:nessie-secret:quarkus:town.s3",
+            "town.s3.name": weed.ACCESS_KEY,
+            "town.s3.secret": weed.SECRET_KEY,
+        }
+        options = [f"-D{name}={value}" for name, value in settings.items()]
+        self.process = Process("nessie", folder, [java, "-Xmx400m", *options, "-jar", str(self.JAR)])
+        self.process.wait_until(lambda: http_status(f"{self.rest}/v1/config") == 200, limit=90)
+
+    @staticmethod
+    def java():
+        """The newest Java, if it is new enough."""
+        homes = sorted(Path("/usr/lib/jvm").glob("*/bin/java"))
+        for java in [*homes, shutil.which("java")]:
+            if java:
+                said = subprocess.run([java, "-version"], capture_output=True, text=True).stderr
+                found = re.search(r'version "(\d+)', said)
+                if found and int(found[1]) >= 21:
+                    return str(java)
+        pytest.skip("Nessie wants Java 21, which Debian 12 does not have")
 
     def stop(self):
         self.process.stop()

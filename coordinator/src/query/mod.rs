@@ -13,6 +13,8 @@ mod changes;
 mod create_table;
 mod depth;
 mod explain;
+#[cfg(test)]
+mod fuzz_tests;
 mod here;
 mod ingest;
 mod insert_target;

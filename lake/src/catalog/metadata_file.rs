@@ -67,7 +67,7 @@ pub(crate) async fn read(
     Ok(metadata)
 }
 
-fn parse(bytes: &[u8], what: &str) -> Result<TableMetadata> {
+pub(crate) fn parse(bytes: &[u8], what: &str) -> Result<TableMetadata> {
     match is_compressed(bytes) {
         true => parse_json(&unpack(bytes, &format!("table {what}"))?, what),
         false => parse_json(bytes, what),

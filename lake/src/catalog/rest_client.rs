@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,6 +16,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// A token is renewed this long before it expires.
 const TOKEN_MARGIN: Duration = Duration::from_secs(60);
 const DEFAULT_TOKEN_LIFE: Duration = Duration::from_secs(3600);
+/// What a segment of a path has as it is.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// Longest text of the server's that goes into a message of ours.
 const SERVER_TEXT_LIMIT: usize = 300;
 
@@ -108,7 +111,7 @@ impl RestClient {
     ) -> Result<Answer> {
         let mut fresh = false;
         loop {
-            let mut request = self.http.request(method.clone(), self.url(path)?).query(query);
+            let mut request = self.http.request(method.clone(), self.url(path)).query(query);
             if self.delegated {
                 request = request.header("X-Iceberg-Access-Delegation", "vended-credentials");
             }
@@ -127,13 +130,19 @@ impl RestClient {
         }
     }
 
-    fn url(&self, path: &[&str]) -> Result<Url> {
+    fn url(&self, path: &[&str]) -> Url {
         let mut url = self.server.clone();
-        {
-            let mut segments = url.path_segments_mut().map_err(|()| invalid_uri(&self.catalog))?;
-            segments.pop_if_empty().push("v1").extend(&self.prefix).extend(path);
+        let mut whole = format!("{}/v1", url.path().trim_end_matches('/'));
+        // The server's prefix is encoded already (Nessie's is `main%7Cwarehouse`).
+        for segment in &self.prefix {
+            whole.extend(["/", segment]);
         }
-        Ok(url)
+        for segment in path {
+            whole.push('/');
+            whole.extend(utf8_percent_encode(segment, ENCODED));
+        }
+        url.set_path(&whole);
+        url
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Answer> {

@@ -95,6 +95,11 @@ impl Clustering {
         Ok(Self { spec, sort_order_id })
     }
 
+    #[cfg(test)]
+    pub(crate) fn spec(&self) -> &KeySpec {
+        &self.spec
+    }
+
     /// The plan that gives some rows of what the rows of these files are compared by.
     ///
     /// Errors: `INTERNAL` for files that cannot be read.

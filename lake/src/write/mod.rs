@@ -102,7 +102,7 @@ pub(crate) struct WriteSpec {
 }
 
 impl WriteSpec {
-    fn new(table: &LoadedTable, query: &QueryId) -> Result<Self> {
+    pub(crate) fn new(table: &LoadedTable, query: &QueryId) -> Result<Self> {
         let metadata = &table.metadata;
         let properties = metadata.properties();
         // Now, and not when the rows are written and the commit finds out.

@@ -101,6 +101,38 @@ mod tests {
         assert!(decode(&blob).unwrap().iter().eq((3..5000).chain([70_001])));
     }
 
+    /// Whatever lies behind a right checksum.
+    #[test]
+    fn fuzz_bitmaps() {
+        use rand::{Rng, SeedableRng};
+        let (rounds, seed) = match std::env::var_os("TOWNLAKE_SOAK") {
+            Some(_) => (100_000, rand::random()),
+            None => (3000, 20_261_127_u64),
+        };
+        println!("seed {seed}");
+        let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+        let mut dense = RoaringTreemap::from_iter(5..70_000_u64);
+        dense.optimize();
+        let sparse = RoaringTreemap::from_iter((0..40_u64).map(|n| n * 1_000_003));
+        let files = [&dense, &sparse, &RoaringTreemap::new()].map(encode);
+        for round in 0..rounds {
+            let file = &files[round % files.len()];
+            let mut body = file[4..file.len() - 4].to_vec();
+            for _ in 0..rng.random_range(1..4) {
+                let place = rng.random_range(MAGIC.len()..body.len());
+                match rng.random_range(0..3) {
+                    0 => body[place] ^= 1 << rng.random_range(0..8),
+                    1 => body[place] = [0, 1, 0x7f, 0x80, 0xff][rng.random_range(0..5)],
+                    _ => body.truncate(place.max(MAGIC.len() + 1)),
+                }
+            }
+            let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+            let blob = [&length[..], &body, &crc32fast::hash(&body).to_be_bytes()].concat();
+            // The number of positions is told by the manifest, and compared.
+            drop(decode(&blob).map(|deleted| deleted.len()));
+        }
+    }
+
     #[test]
     fn damage_is_an_error_and_no_panic() {
         let blob = encode(&(0..70_000).chain([u64::MAX]).collect());
