@@ -25,7 +25,7 @@ class DuckDB(Engine):
             "URL_STYLE 'path', USE_SSL false, REGION 'us-east-1')",
             f"CREATE SECRET login (TYPE iceberg, CLIENT_ID '{weed.ACCESS_KEY}', CLIENT_SECRET '{weed.SECRET_KEY}', "
             f"OAUTH2_SERVER_URI '{weed.rest}/v1/oauth/tokens', OAUTH2_SCOPE '')",
-            f"ATTACH 's3://lake' AS rest (TYPE iceberg, ENDPOINT '{weed.rest}', SECRET login, ACCESS_DELEGATION_MODE 'none')",
+            f"ATTACH 's3://lake' AS rest (TYPE iceberg, ENDPOINT '{weed.rest}', SECRET login, ACCESS_DELEGATION_MODE 'none', READ_ONLY false)",
             "SET TimeZone = 'UTC'",
         ]
         super().__init__("duckdb", folder, python, "duckdb_driver.py", [home, json.dumps(begin)], {})
@@ -72,7 +72,7 @@ def agree(duck, cursor, table, columns="*", order="id"):
 
 
 def test_what_duckdb_writes(duck, cursor):
-    duck.sql(f"CREATE TABLE {SCHEMA}.theirs (id BIGINT, i INTEGER, d DOUBLE, s VARCHAR, b BOOLEAN, day DATE, at TIMESTAMP, n DECIMAL(12, 3))")
+    duck.sql(f"CREATE TABLE {SCHEMA}.theirs (id BIGINT, i INTEGER, d DOUBLE, s VARCHAR, b BOOLEAN, day DATE, moment TIMESTAMP, n DECIMAL(12, 3))")
     values = "i, CAST(i % 7 AS INTEGER), i / 4, 'v' || i, i % 2 = 0, DATE '2026-01-01' + CAST(i AS INTEGER), TIMESTAMP '2026-01-01' + INTERVAL (i) SECOND, CAST(i / 8 AS DECIMAL(12, 3))"
     duck.sql(f"INSERT INTO {SCHEMA}.theirs SELECT {values} FROM range(1000) t(i)")
     duck.sql(f"INSERT INTO {SCHEMA}.theirs (id) VALUES (1000)")
@@ -97,11 +97,11 @@ def test_what_we_write(duck, cursor):
     table = f"{SCHEMA}.mine"
     modes = ", ".join(f"'write.{kind}.mode' = 'merge-on-read'" for kind in ("delete", "update", "merge"))
     cursor.execute(
-        f"CREATE TABLE {table} (id BIGINT NOT NULL, s VARCHAR, d DOUBLE, n DECIMAL(20, 2), day DATE, at TIMESTAMP, list BIGINT[], "
+        f"CREATE TABLE {table} (id BIGINT NOT NULL, s VARCHAR, d DOUBLE, n DECIMAL(20, 2), day DATE, moment TIMESTAMP, list BIGINT[], "
         f"pair STRUCT<x INT, y VARCHAR>) PARTITIONED BY (bucket(3, id)) WITH ({modes})"
     )
     cursor.execute(
-        f"INSERT INTO {table} SELECT value, 'v' || CAST(value AS VARCHAR), value / 2.0, CAST(value AS DECIMAL(20, 2)), "
+        f"INSERT INTO {table} SELECT value, 'v' || CAST(value AS VARCHAR), value / 2.0, CAST(value AS DECIMAL(20, 2)) AS n, "
         "DATE '2026-01-01', TIMESTAMP '2026-01-01 10:00:00', [value, NULL], named_struct('x', CAST(value AS INT), 'y', 'y') "
         "FROM generate_series(1, 500)"
     )

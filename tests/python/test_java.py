@@ -70,7 +70,7 @@ def test_equality_deletes_of_partitions(spark, cursor):
 @pytest.mark.parametrize("version", [1, 2])
 def test_files_that_spark_adds(town, spark, cursor, version):
     """Their manifests are of version 1, with no snapshot id in their entries."""
-    table, folder = f"added_{version}", town.folder / f"plain_{version}"
+    table, folder = f"added_{version}", town.folder / "warehouse" / f"plain_{version}"
     spark.sql(f"CREATE TABLE lake.java.{table} (id INT, name STRING) USING iceberg TBLPROPERTIES ('format-version' = '{version}')")
     insert(spark, table, "(1, 'own'), (2, 'own')")
     if version == 2:
@@ -97,10 +97,13 @@ def test_default_values(spark, cursor):
     insert(spark, "defaults", "(3, NULL, 8, 'new'), (4, NULL, NULL, NULL)")
     rows = {row["id"]: (row["n"], row["t"]) for row in agree(spark, cursor, "defaults")}
     assert rows == {1: (7, "old"), 2: (7, "old"), 3: (8, "new"), 4: (None, None)}
-    # Filters and aggregates see them, whatever the metadata of old files knows.
-    for condition in ("n = 7", "n > 7", "t = 'old'", "n IS NULL", "t IS NOT NULL AND n < 8"):
-        sql = f"SELECT count(*) AS c, min(n) AS low, max(t) AS high FROM lake.java.defaults WHERE {condition}"
-        assert ours(cursor, sql) == spark.sql(sql), condition
+    # Filters and aggregates see them, whatever the metadata of old files knows. (Spark 3.5 finds no row of n = 7 here.)
+    def found(condition):
+        cursor.execute(f"SELECT id FROM lake.java.defaults WHERE {condition} ORDER BY id")
+        return [id for (id,) in cursor.fetchall()]
+
+    assert found("n = 7") == [1, 2] and found("n > 7") == [3] and found("t = 'old'") == [1, 2]
+    assert found("n IS NULL") == [4] and found("t IS NOT NULL AND n < 8") == [1, 2] and found("n <> 7") == [3]
     assert ours(cursor, "SELECT min(n) AS low, max(n) AS high, count(n) AS c FROM defaults") == [{"low": 7, "high": 8, "c": 3}]
 
 

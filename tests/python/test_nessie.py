@@ -81,7 +81,7 @@ def test_tables_both_ways(setting, cursor):
         "CREATE TABLE nessie.sales.orders (id BIGINT, region VARCHAR, price DECIMAL(10, 2)) PARTITIONED BY (region) "
         "WITH ('write.delete.mode' = 'merge-on-read')"
     )
-    values = "SELECT value, 'r' || CAST(value % 3 AS VARCHAR), CAST(value AS DECIMAL(10, 2)) FROM generate_series(0, 299)"
+    values = "SELECT value, 'r' || CAST(value % 3 AS VARCHAR), CAST(value AS DECIMAL(10, 2)) AS price FROM generate_series(0, 299)"
     assert fetch(cursor, f"INSERT INTO nessie.sales.orders {values}") == [(300,)]
     assert fetch(cursor, "DELETE FROM nessie.sales.orders WHERE id < 30") == [(30,)]
     cursor.execute("ALTER TABLE nessie.sales.orders ADD COLUMN note VARCHAR")

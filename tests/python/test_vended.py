@@ -129,6 +129,7 @@ def setting():
 @pytest.fixture
 def cursor(setting):
     with setting.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("SET SESSION execution = cluster")  # on the executors, however few the rows
         yield cursor
 
 

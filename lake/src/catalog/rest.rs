@@ -157,7 +157,7 @@ impl Catalog for RestCatalog {
             "name": name.table,
             "location": table.location,
             "schema": table.schema,
-            "partition-spec": table.spec,
+            "partition-spec": with_spec_id(json!(table.spec), 0),
             "write-order": table.sort_order,
             "properties": table.properties,
             "stage-create": false,
@@ -230,15 +230,21 @@ impl Catalog for RestCatalog {
     async fn commit(
         &self,
         name: &TableName,
-        _base: &TableHead,
+        base: &TableHead,
         requirements: Vec<TableRequirement>,
         updates: Vec<TableUpdate>,
     ) -> CommitOutcome {
-        let body = json!({
+        let mut body = json!({
             "identifier": identifier(name),
             "requirements": requirements,
             "updates": updates,
         });
+        let next = base.metadata.partition_specs_iter().map(|spec| spec.spec_id()).max().unwrap_or(-1) + 1;
+        for update in body.get_mut("updates").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(spec) = update.get_mut("spec") {
+                *spec = with_spec_id(spec.take(), next);
+            }
+        }
         let namespace = path_of(&name.namespace);
         let path = Self::table_path(&namespace, name);
         let answer = match self.client.call(Method::POST, &path, &[], Some(&body)).await {
@@ -273,6 +279,14 @@ fn is_as_created(metadata: &TableMetadata, schema: &Schema) -> bool {
         schema.as_struct().fields().iter().map(|field| field.name.clone()).collect()
     };
     metadata.snapshots().len() == 0 && names(metadata.current_schema()) == names(schema)
+}
+
+/// The spec with an id, which the crate `iceberg` leaves out of a new one and some servers (Nessie) want. They choose their own.
+fn with_spec_id(mut spec: Value, id: i32) -> Value {
+    if let Some(fields) = spec.as_object_mut() {
+        fields.entry("spec-id").or_insert(json!(id));
+    }
+    spec
 }
 
 fn levels_of(namespace: &str) -> Vec<&str> {

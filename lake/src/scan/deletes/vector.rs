@@ -129,7 +129,7 @@ mod tests {
             let length = u32::try_from(body.len()).unwrap().to_be_bytes();
             let blob = [&length[..], &body, &crc32fast::hash(&body).to_be_bytes()].concat();
             // The number of positions is told by the manifest, and compared.
-            drop(decode(&blob).map(|deleted| deleted.len()));
+            let _ = decode(&blob).map(|deleted| deleted.len());
         }
     }
 
