@@ -16,4 +16,6 @@ pub mod network;
 pub mod runtime;
 pub mod semi_joins;
 pub mod session;
+mod sql_types;
 pub mod subqueries;
+mod text_as_time;

@@ -29,7 +29,8 @@ fn statements(folder: &Path, into: &mut Vec<String>) {
         } else if path.extension().is_some_and(|extension| extension == "slt") {
             let text = std::fs::read_to_string(path).unwrap();
             for record in text.split("\n\n") {
-                let body = record.lines().skip_while(|line| !(line.starts_with("statement") || line.starts_with("query")));
+                let body =
+                    record.lines().skip_while(|line| !(line.starts_with("statement") || line.starts_with("query")));
                 let body: Vec<&str> = body.skip(1).take_while(|line| *line != "----").collect();
                 into.extend((!body.is_empty()).then(|| body.join("\n")));
             }
@@ -39,10 +40,46 @@ fn statements(folder: &Path, into: &mut Vec<String>) {
 
 /// Words, numbers, quotes and signs that mean something.
 const PIECES: [&str; 40] = [
-    "SELECT", "FROM", "WHERE", "(", ")", ",", ";", ".", "'", "\"", "--", "/*", "*/", "$$", "::", "=>", "<>", "NULL",
-    "FOR", "VERSION AS OF", "ALTER TABLE", "MERGE INTO", "USING", "WHEN MATCHED THEN", "CALL", "INSERT INTO", "VALUES",
-    "PARTITIONED BY", "SORTED BY", "zorder(a, b)", "-9223372036854775808", "1e999", "0x", "E'\\x'", "\u{0}", "\u{202e}",
-    "Ω", "[", "]", "CASE",
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "(",
+    ")",
+    ",",
+    ";",
+    ".",
+    "'",
+    "\"",
+    "--",
+    "/*",
+    "*/",
+    "$$",
+    "::",
+    "=>",
+    "<>",
+    "NULL",
+    "FOR",
+    "VERSION AS OF",
+    "ALTER TABLE",
+    "MERGE INTO",
+    "USING",
+    "WHEN MATCHED THEN",
+    "CALL",
+    "INSERT INTO",
+    "VALUES",
+    "PARTITIONED BY",
+    "SORTED BY",
+    "zorder(a, b)",
+    "-9223372036854775808",
+    "1e999",
+    "0x",
+    "E'\\x'",
+    "\u{0}",
+    "\u{202e}",
+    "Ω",
+    "[",
+    "]",
+    "CASE",
 ];
 
 fn mutated(rng: &mut StdRng, statement: &str, others: &[String]) -> String {

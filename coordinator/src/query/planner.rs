@@ -27,6 +27,7 @@ use townlake_engine::session::{base_config, state_builder};
 use townlake_lake::{LakeTable, TargetTable};
 
 use super::depth::check_relations;
+use super::equal_names::{is_of_equal_names, with_names_apart};
 use super::insert_target::{InsertTarget, target_of_values};
 use super::memory::runtime_of_query;
 use super::parse::{name_of, normalize};
@@ -117,11 +118,13 @@ impl Planner<'_> {
             .build();
         // now() and its kin are one moment for the whole query, and this is it
         state.mark_start_execution();
-        let wrapped = DataFusionStatement::Statement(Box::new(statement.clone()));
-        let plan = match state.statement_to_plan(wrapped).await {
-            Ok(plan) => plan,
-            Err(error) => return Err(planning_error(statement, &state, &error)),
+        let planned =
+            |statement: AstStatement| state.statement_to_plan(DataFusionStatement::Statement(Box::new(statement)));
+        let plan = match planned(statement.clone()).await {
+            Err(error) if is_of_equal_names(&error) => planned(with_names_apart(statement)).await,
+            plan => plan,
         };
+        let plan = plan.map_err(|error| planning_error(statement, &state, &error))?;
         let is_insert = matches!(statement, AstStatement::Insert(_));
         SQLOptions::new()
             .with_allow_ddl(false)
