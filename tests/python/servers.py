@@ -267,7 +267,10 @@ class Postgres:
 class Nessie:
     """Nessie's Iceberg REST catalog, in memory, over the bucket `warehouse` of SeaweedFS. Its runner wants Java 21."""
 
-    JAR = Path(os.environ.get("TOWNLAKE_JARS", Path.home() / ".cache" / "townlake" / "jars")) / "nessie-quarkus-0.108.8-runner.jar"
+    JAR = (
+        Path(os.environ.get("TOWNLAKE_JARS", Path.home() / ".cache" / "townlake" / "jars"))
+        / "nessie-quarkus-0.108.8-runner.jar"
+    )
 
     def __init__(self, folder, weed):
         require(self.JAR if self.JAR.exists() else None, "Nessie is not there (scripts/setup.sh test)")

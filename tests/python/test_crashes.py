@@ -111,7 +111,9 @@ def test_the_coordinator_is_killed_at_every_step_of_a_commit(tmp_path):
                 cursor.execute(sql)
                 table.happened()
                 table.check(read(cursor, table.name))
-            theirs = SqlCatalog("lake", uri=f"sqlite:///{tmp_path}/catalog.db", warehouse=f"file://{tmp_path}/warehouse")
+            theirs = SqlCatalog(
+                "lake", uri=f"sqlite:///{tmp_path}/catalog.db", warehouse=f"file://{tmp_path}/warehouse"
+            )
             rows = theirs.load_table(table.name.split(".", 1)[1]).scan().to_arrow().to_pydict()
             assert dict(zip(rows["id"], rows["v"])) == table.rows
             process.stop()

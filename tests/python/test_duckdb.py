@@ -72,7 +72,9 @@ def agree(duck, cursor, table, columns="*", order="id"):
 
 
 def test_what_duckdb_writes(duck, cursor):
-    duck.sql(f"CREATE TABLE {SCHEMA}.theirs (id BIGINT, i INTEGER, d DOUBLE, s VARCHAR, b BOOLEAN, day DATE, moment TIMESTAMP, n DECIMAL(12, 3))")
+    duck.sql(
+        f"CREATE TABLE {SCHEMA}.theirs (id BIGINT, i INTEGER, d DOUBLE, s VARCHAR, b BOOLEAN, day DATE, moment TIMESTAMP, n DECIMAL(12, 3))"
+    )
     values = "i, CAST(i % 7 AS INTEGER), i / 4, 'v' || i, i % 2 = 0, DATE '2026-01-01' + CAST(i AS INTEGER), TIMESTAMP '2026-01-01' + INTERVAL (i) SECOND, CAST(i / 8 AS DECIMAL(12, 3))"
     duck.sql(f"INSERT INTO {SCHEMA}.theirs SELECT {values} FROM range(1000) t(i)")
     duck.sql(f"INSERT INTO {SCHEMA}.theirs (id) VALUES (1000)")

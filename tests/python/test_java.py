@@ -71,12 +71,16 @@ def test_equality_deletes_of_partitions(spark, cursor):
 def test_files_that_spark_adds(town, spark, cursor, version):
     """Their manifests are of version 1, with no snapshot id in their entries."""
     table, folder = f"added_{version}", town.folder / "warehouse" / f"plain_{version}"
-    spark.sql(f"CREATE TABLE lake.java.{table} (id INT, name STRING) USING iceberg TBLPROPERTIES ('format-version' = '{version}')")
+    spark.sql(
+        f"CREATE TABLE lake.java.{table} (id INT, name STRING) USING iceberg TBLPROPERTIES ('format-version' = '{version}')"
+    )
     insert(spark, table, "(1, 'own'), (2, 'own')")
     if version == 2:
         # Older than the files that are added: it takes no row of theirs.
         spark.java("equality_delete", f"lake.java.{table}", ["id"], [[2], [3], [4]])
-    spark.sql(f"CREATE TABLE plain_{version} USING parquet LOCATION '{folder}' AS SELECT * FROM VALUES (3, 'x'), (4, 'y') AS t (id, name)")
+    spark.sql(
+        f"CREATE TABLE plain_{version} USING parquet LOCATION '{folder}' AS SELECT * FROM VALUES (3, 'x'), (4, 'y') AS t (id, name)"
+    )
     spark.sql(f"CALL lake.system.add_files(table => 'java.{table}', source_table => '`parquet`.`{folder}`')")
     expected = [1, 3, 4] if version == 2 else [1, 2, 3, 4]
     assert ids(agree(spark, cursor, table)) == expected
@@ -91,12 +95,19 @@ def test_files_that_spark_adds(town, spark, cursor, version):
 
 
 def test_default_values(spark, cursor):
-    fill(spark, "defaults", "id INT, s STRUCT<a: INT>", "(1, named_struct('a', 1)), (2, NULL)", "TBLPROPERTIES ('format-version' = '3')")
+    fill(
+        spark,
+        "defaults",
+        "id INT, s STRUCT<a: INT>",
+        "(1, named_struct('a', 1)), (2, NULL)",
+        "TBLPROPERTIES ('format-version' = '3')",
+    )
     spark.java("add_column_with_default", "lake.java.defaults", "n", 7)
     spark.java("add_column_with_default", "lake.java.defaults", "t", "old")
     insert(spark, "defaults", "(3, NULL, 8, 'new'), (4, NULL, NULL, NULL)")
     rows = {row["id"]: (row["n"], row["t"]) for row in agree(spark, cursor, "defaults")}
     assert rows == {1: (7, "old"), 2: (7, "old"), 3: (8, "new"), 4: (None, None)}
+
     # Filters and aggregates see them, whatever the metadata of old files knows. (Spark 3.5 finds no row of n = 7 here.)
     def found(condition):
         cursor.execute(f"SELECT id FROM lake.java.defaults WHERE {condition} ORDER BY id")
@@ -104,7 +115,9 @@ def test_default_values(spark, cursor):
 
     assert found("n = 7") == [1, 2] and found("n > 7") == [3] and found("t = 'old'") == [1, 2]
     assert found("n IS NULL") == [4] and found("t IS NOT NULL AND n < 8") == [1, 2] and found("n <> 7") == [3]
-    assert ours(cursor, "SELECT min(n) AS low, max(n) AS high, count(n) AS c FROM defaults") == [{"low": 7, "high": 8, "c": 3}]
+    assert ours(cursor, "SELECT min(n) AS low, max(n) AS high, count(n) AS c FROM defaults") == [
+        {"low": 7, "high": 8, "c": 3}
+    ]
 
 
 def test_a_statement_that_is_wrong_is_told(spark):

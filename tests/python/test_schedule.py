@@ -31,7 +31,9 @@ def fill(cursor, name):
     cursor.execute(f"CREATE TABLE {name} (id INT)")
     for number in range(5):
         cursor.execute(f"INSERT INTO {name} VALUES ({number})")
-    cursor.execute(f"ALTER TABLE {name} SET TBLPROPERTIES ({every}, {retention}, 'townlake.rewrite-manifests.every' = 'often')")
+    cursor.execute(
+        f"ALTER TABLE {name} SET TBLPROPERTIES ({every}, {retention}, 'townlake.rewrite-manifests.every' = 'often')"
+    )
 
 
 @pytest.fixture

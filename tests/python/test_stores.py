@@ -124,7 +124,9 @@ def check_both_ways(town, cursor, catalog):
     assert rows(cursor, f"SELECT count(*), count(label) FROM {schema}.theirs WHERE id IN (0, 8, 537)") == [(3, 2)]
 
     # CREATE TABLE AS, names, the end
-    cursor.execute(f"CREATE TABLE {schema}.totals AS SELECT region, sum(amount) AS total FROM {schema}.sales GROUP BY 1")
+    cursor.execute(
+        f"CREATE TABLE {schema}.totals AS SELECT region, sum(amount) AS total FROM {schema}.sales GROUP BY 1"
+    )
     totals = theirs.load_table("shop.totals").scan().to_arrow().to_pylist()
     assert {row["region"]: row["total"] for row in totals} == dict(rows(cursor, f"SELECT * FROM {schema}.totals"))
     rejected(cursor, f"CREATE TABLE {schema}.totals (id BIGINT)", "ALREADY_EXISTS")
@@ -215,7 +217,7 @@ def test_tables_are_changed_both_ways(town, cursor, catalog):
     files = rows(cursor, f'SELECT file_path, spec_id, record_count FROM {schema}."t$files" ORDER BY spec_id')
     inspected = sorted(table.inspect.files().to_pylist(), key=lambda file: file["spec_id"])
     assert files == [tuple(file[key] for key in ("file_path", "spec_id", "record_count")) for file in inspected]
-    rejected(cursor, f"ALTER TABLE {schema}.t ADD COLUMN \"MORE\" INT", "ALREADY_EXISTS", "more")
+    rejected(cursor, f'ALTER TABLE {schema}.t ADD COLUMN "MORE" INT', "ALREADY_EXISTS", "more")
     cursor.execute(f"ALTER TABLE {schema}.t DROP TAG v1")
     cursor.execute(f"ALTER TABLE {schema}.t DROP COLUMN label")
     cursor.execute(f"ALTER TABLE {schema}.t RENAME TO u")

@@ -141,7 +141,9 @@ def fetch(cursor, sql):
 def fill(cursor, table):
     cursor.execute(f"CREATE SCHEMA {table.rsplit('.', 1)[0]}")
     modes = ", ".join(f"'write.{kind}.mode' = 'merge-on-read'" for kind in ("delete", "update", "merge"))
-    cursor.execute(f"CREATE TABLE {table} (id BIGINT, p BIGINT, v VARCHAR) PARTITIONED BY (bucket(4, p)) WITH ({modes})")
+    cursor.execute(
+        f"CREATE TABLE {table} (id BIGINT, p BIGINT, v VARCHAR) PARTITIONED BY (bucket(4, p)) WITH ({modes})"
+    )
     values = "SELECT value, value % 7, 'v' || CAST(value AS VARCHAR) FROM generate_series(0, 19999)"
     assert fetch(cursor, f"INSERT INTO {table} {values}") == [(20000,)]
     assert fetch(cursor, f"DELETE FROM {table} WHERE id % 5 = 0") == [(4000,)]
@@ -161,7 +163,10 @@ def test_a_configuration_without_keys_reads_and_writes(setting, cursor):
     theirs = setting.pyiceberg()
     rows = theirs.load_table("first.t").scan().to_arrow()
     assert sorted(rows["id"].to_pylist()) == [id for id in range(20000) if id % 5]
-    assert theirs.load_table("first.copy").scan().to_arrow().num_rows == fetch(cursor, f"SELECT count(*) FROM {table} WHERE p = 3")[0][0]
+    assert (
+        theirs.load_table("first.copy").scan().to_arrow().num_rows
+        == fetch(cursor, f"SELECT count(*) FROM {table} WHERE p = 3")[0][0]
+    )
     plan = "\n".join(row[1] for row in fetch(cursor, f"EXPLAIN ANALYZE SELECT sum(id) FROM {table}"))
     assert "ASIA" not in plan and "eyJ" not in plan
 

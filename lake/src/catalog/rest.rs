@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use iceberg::spec::{Schema, TableMetadata};
 use iceberg::{TableRequirement, TableUpdate};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use townlake_common::config::IcebergCatalog;
 use townlake_common::{Error, ErrorCode, Result};
 
@@ -19,6 +19,8 @@ use super::rest_views::is_without_views;
 use super::views::ViewCatalog;
 use super::{Catalog, CommitOutcome, NewTable, TableHead, TableName};
 
+/// The last id of a partition field in a table without any.
+const UNPARTITIONED_LAST_ASSIGNED_ID: i32 = 999;
 /// Separates the levels of a namespace in a path.
 const LEVELS: &str = "\u{1f}";
 /// Pages of one listing: a bound against a server that never ends.
@@ -157,7 +159,7 @@ impl Catalog for RestCatalog {
             "name": name.table,
             "location": table.location,
             "schema": table.schema,
-            "partition-spec": with_spec_id(json!(table.spec), 0),
+            "partition-spec": with_ids(json!(table.spec), 0, UNPARTITIONED_LAST_ASSIGNED_ID),
             "write-order": table.sort_order,
             "properties": table.properties,
             "stage-create": false,
@@ -242,7 +244,7 @@ impl Catalog for RestCatalog {
         let next = base.metadata.partition_specs_iter().map(|spec| spec.spec_id()).max().unwrap_or(-1) + 1;
         for update in body.get_mut("updates").and_then(Value::as_array_mut).into_iter().flatten() {
             if let Some(spec) = update.get_mut("spec") {
-                *spec = with_spec_id(spec.take(), next);
+                *spec = with_ids(spec.take(), next, base.metadata.last_partition_id());
             }
         }
         let namespace = path_of(&name.namespace);
@@ -281,10 +283,18 @@ fn is_as_created(metadata: &TableMetadata, schema: &Schema) -> bool {
     metadata.snapshots().len() == 0 && names(metadata.current_schema()) == names(schema)
 }
 
-/// The spec with an id, which the crate `iceberg` leaves out of a new one and some servers (Nessie) want. They choose their own.
-fn with_spec_id(mut spec: Value, id: i32) -> Value {
-    if let Some(fields) = spec.as_object_mut() {
-        fields.entry("spec-id").or_insert(json!(id));
+/// The spec with ids, which the crate `iceberg` leaves out of what is new and some servers (Nessie) want: its own, and those of
+/// fields above `last`. Servers may choose others.
+fn with_ids(mut spec: Value, id: i32, last: i32) -> Value {
+    let Some(of) = spec.as_object_mut() else { return spec };
+    let is_new = |of: &Map<String, Value>, key: &str| of.get(key).is_none_or(Value::is_null);
+    if is_new(of, "spec-id") {
+        of.insert("spec-id".to_string(), json!(id));
+    }
+    let fields = of.get_mut("fields").and_then(Value::as_array_mut).into_iter().flatten();
+    let new = fields.filter_map(Value::as_object_mut).filter(|field| is_new(field, "field-id"));
+    for (field, id) in new.zip(last + 1..) {
+        field.insert("field-id".to_string(), json!(id));
     }
     spec
 }
