@@ -12,7 +12,7 @@ import signal
 import subprocess
 
 from pyiceberg.catalog.sql import SqlCatalog
-from servers import Etcd, Cluster, http_status
+from servers import Cluster, Etcd, Process
 from standalone import Standalone, catalog_text, connect
 
 SOAK = bool(os.environ.get("TOWNLAKE_SOAK"))

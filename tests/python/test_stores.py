@@ -5,7 +5,6 @@ A cluster of a coordinator and two executors writes and reads there, and pyicebe
 
 import datetime
 import decimal
-import os
 import re
 import threading
 import time
