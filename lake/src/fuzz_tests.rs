@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::DataType;
-use iceberg::spec::{FormatVersion, ManifestList};
+use iceberg::spec::{DataContentType, FormatVersion, Literal, ManifestList, Struct};
 use prost::Message;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -21,7 +21,7 @@ use townlake_proto::lake::{ClusterKeyRecipe, WriteRecipe};
 use crate::catalog::metadata_file;
 use crate::clustering::KeySpec;
 use crate::plan::{manifest_file, manifests};
-use crate::testing::Lake;
+use crate::testing::{Lake, file};
 use crate::write::WriteSpec;
 use crate::{PartitionField, SortKey, TableChange};
 
@@ -106,10 +106,11 @@ async fn table() -> Lake {
     }
     let order = TableChange::SetSortOrder(vec![SortKey::ascending("name")]);
     lake.catalog.alter_table("s", "t", &[order]).await.unwrap();
-    lake.append_deletes("t", iceberg::spec::DataContentType::EqualityDeletes, |f| {
-        f.equality_ids(Some(vec![1, 2]));
-    })
-    .await;
+    let in_a_bucket = Struct::from_iter([Some(Literal::int(1))]);
+    let delete = file(&lake.location("t"), "deletes", in_a_bucket, |f| {
+        f.content(DataContentType::EqualityDeletes).equality_ids(Some(vec![1, 2]));
+    });
+    lake.commit_deletes("t", 0, vec![delete.data_file]).await;
     lake
 }
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from pyiceberg.exceptions import NoSuchTableError, NoSuchViewError
 from pyiceberg.view.metadata import ViewVersion
-from test_stores import cursor, rejected, rows, town  # noqa: F401 (fixtures)
+from test_stores import cursor, rejected, rows  # noqa: F401 (fixtures)
 
 CATALOGS = ["rest", "files", "shared"]
 
