@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import threading
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import adbc_driver_flightsql.dbapi as flightsql
 import pytest
-from town import Town
+from town import Town, running
 
 SCALE = "0.1"
 
@@ -104,14 +103,5 @@ def cursor(connection):
 
 @pytest.fixture(scope="module")
 def town():
-    # Not pytest's private folder: the user `postgres` must be able to enter it.
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"townlake-stores-{os.getpid()}"
-    folder.mkdir(mode=0o755)
-    town = None
-    try:
-        town = Town(folder)
+    with running(Town, "stores") as town:
         yield town
-    finally:
-        if town:
-            town.stop()
-        shutil.rmtree(folder)

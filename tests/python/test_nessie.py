@@ -1,47 +1,27 @@
 """Nessie's Iceberg REST catalog, whose prefix is `main|warehouse`: we write and pyiceberg reads, and the other way round."""
 
-import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import adbc_driver_flightsql.dbapi as flightsql
 import adbc_driver_manager
 import pyarrow as pa
 import pytest
 from pyiceberg.catalog import load_catalog
 from servers import Cluster, Etcd, Nessie, SeaweedFS
+from town import Servers, running
 
 
-class Setting:
-    def __init__(self, folder):
-        self.started = []
-        try:
-            self.etcd = self.add(Etcd(folder))
-            self.weed = self.add(SeaweedFS(folder))
-            self.nessie = self.add(Nessie(folder, self.weed))
-            catalog = (
-                f'[catalogs.nessie]\ntype = "iceberg"\ncatalog = "rest"\nuri = "{self.nessie.rest}"\nwarehouse = "warehouse"\n'
-                f's3_endpoint = "{self.weed.s3}"\ns3_region = "us-east-1"\ns3_path_style = true\n'
-                f's3_access_key_id = "{self.weed.ACCESS_KEY}"\ns3_secret_access_key = "{self.weed.SECRET_KEY}"\n'
-                f'writers = ["{Cluster.USER}"]\n'
-            )
-            self.cluster = self.add(Cluster(folder, self.etcd, catalog))
-        except BaseException:
-            self.stop()
-            raise
-
-    def add(self, server):
-        self.started.append(server)
-        return server
-
-    def stop(self):
-        while self.started:
-            self.started.pop().stop()
-
-    def connect(self):
-        login = {"username": Cluster.USER, "password": Cluster.PASSWORD}
-        return flightsql.connect(f"grpc://{self.cluster.address}", db_kwargs=login, autocommit=True)
+class Setting(Servers):
+    def begin(self):
+        self.etcd = self.add(Etcd(self.folder))
+        self.weed = self.add(SeaweedFS(self.folder))
+        self.nessie = self.add(Nessie(self.folder, self.weed))
+        catalog = (
+            f'[catalogs.nessie]\ntype = "iceberg"\ncatalog = "rest"\nuri = "{self.nessie.rest}"\nwarehouse = "warehouse"\n'
+            f's3_endpoint = "{self.weed.s3}"\ns3_region = "us-east-1"\ns3_path_style = true\n'
+            f's3_access_key_id = "{self.weed.ACCESS_KEY}"\ns3_secret_access_key = "{self.weed.SECRET_KEY}"\n'
+            f'writers = ["{Cluster.USER}"]\n'
+        )
+        self.cluster = self.add(Cluster(self.folder, self.etcd, catalog))
 
     def pyiceberg(self):
         weed = self.weed
@@ -52,16 +32,8 @@ class Setting:
 
 @pytest.fixture(scope="module")
 def setting():
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"townlake-nessie-{os.getpid()}"
-    folder.mkdir(mode=0o755)
-    setting = None
-    try:
-        setting = Setting(folder)
+    with running(Setting, "nessie") as setting:
         yield setting
-    finally:
-        if setting:
-            setting.stop()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture

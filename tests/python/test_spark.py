@@ -2,66 +2,40 @@
 
 import datetime
 import json
-import os
-import shutil
 import threading
 from contextlib import closing
-from pathlib import Path
 
-import adbc_driver_flightsql.dbapi as flightsql
 import pytest
 from engines import EngineError
 from servers import Cluster, Etcd, Postgres
 from spark import Spark
+from town import Servers, running
 
 SCHEMA = "lake.java"
 
 
-class Town:
+class Town(Servers):
     """A cluster of ours and a Spark on one catalog and one folder."""
 
-    def __init__(self, folder):
-        self.folder, self.started = folder, []
-        try:
-            etcd, postgres = self.add(Etcd(folder)), self.add(Postgres(folder))
-            with closing(postgres.connect("postgres")) as admin:
-                admin.execute("CREATE DATABASE lake")
-            catalog = (
-                f'[catalogs.lake]\ntype = "iceberg"\ncatalog = "sql"\nuri = "{postgres.url("lake")}"\n'
-                f'warehouse = "file://{folder}/warehouse"\nwriters = ["{Cluster.USER}"]\n'
-            )
-            self.cluster = self.add(Cluster(folder, etcd, catalog))
-            with self.connect() as connection, connection.cursor() as cursor:
-                cursor.execute(f"CREATE SCHEMA {SCHEMA}")
-            self.spark = self.add(Spark(folder, postgres, "lake", folder / "warehouse"))
-        except BaseException:
-            self.stop()
-            raise
-
-    def add(self, server):
-        self.started.append(server)
-        return server
-
-    def connect(self):
-        login = {"username": Cluster.USER, "password": Cluster.PASSWORD}
-        return flightsql.connect(f"grpc://{self.cluster.address}", db_kwargs=login, autocommit=True)
-
-    def stop(self):
-        while self.started:
-            self.started.pop().stop()
+    def begin(self):
+        folder = self.folder
+        etcd, postgres = self.add(Etcd(folder)), self.add(Postgres(folder))
+        with closing(postgres.connect("postgres")) as admin:
+            admin.execute("CREATE DATABASE lake")
+        catalog = (
+            f'[catalogs.lake]\ntype = "iceberg"\ncatalog = "sql"\nuri = "{postgres.url("lake")}"\n'
+            f'warehouse = "file://{folder}/warehouse"\nwriters = ["{Cluster.USER}"]\n'
+        )
+        self.cluster = self.add(Cluster(folder, etcd, catalog))
+        with self.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(f"CREATE SCHEMA {SCHEMA}")
+        self.spark = self.add(Spark(folder, postgres, "lake", folder / "warehouse"))
 
 
 @pytest.fixture(scope="module")
 def town():
-    # Not pytest's private folder: the user `postgres` must be able to enter it.
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"townlake-spark-{os.getpid()}"
-    folder.mkdir(mode=0o755)
-    try:
-        running = Town(folder)
-        yield running
-        running.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with running(Town, "spark") as town:
+        yield town
 
 
 @pytest.fixture
@@ -111,7 +85,9 @@ def agree(spark, cursor, table, at="", theirs_at=""):
 
 def counted(spark, table):
     """The entries of a table's snapshots as Spark's metadata tables tell them."""
-    return spark.sql(f"SELECT content, count(*) AS n, sum(record_count) AS r FROM {SCHEMA}.{table}.files GROUP BY content")
+    return spark.sql(
+        f"SELECT content, count(*) AS n, sum(record_count) AS r FROM {SCHEMA}.{table}.files GROUP BY content"
+    )
 
 
 MODES = ["merge-on-read", "copy-on-write"]
@@ -150,7 +126,9 @@ def test_rows_that_spark_changes(spark, cursor, mode):
     spark.sql(f"CALL lake.system.rewrite_manifests('java.{name}')")
     cursor.execute(f"CALL lake.system.rewrite_manifests('java.{name}')")
     agree(spark, cursor, name)
-    spark.sql(f"CALL lake.system.expire_snapshots(table => 'java.{name}', older_than => TIMESTAMP '2261-01-01 00:00:00')")
+    spark.sql(
+        f"CALL lake.system.expire_snapshots(table => 'java.{name}', older_than => TIMESTAMP '2261-01-01 00:00:00')"
+    )
     agree(spark, cursor, name)
     cursor.execute(f"INSERT INTO {name} VALUES (1000, 'last', DATE '2026-01-01')")
     cursor.execute(f"CALL lake.system.expire_snapshots('java.{name}', TIMESTAMP '2261-01-01 00:00:00')")
@@ -231,12 +209,14 @@ def test_branches_tags_and_time_travel_of_spark(spark, cursor):
     spark.sql("CALL lake.system.fast_forward('java.lines', 'main', 'audit')")
     assert [row["id"] for row in agree(spark, cursor, "lines")] == [1, 2, 3]
     snapshots = spark.sql(f"SELECT snapshot_id, operation FROM {table}.snapshots ORDER BY committed_at")
-    cursor.execute("SELECT snapshot_id, operation FROM \"lines$snapshots\" ORDER BY committed_at")
+    cursor.execute('SELECT snapshot_id, operation FROM "lines$snapshots" ORDER BY committed_at')
     assert cursor.fetch_arrow_table().to_pylist() == snapshots
 
 
 def test_format_versions_and_formats(spark, cursor):
-    spark.sql(f"CREATE TABLE {SCHEMA}.v1 (id INT, p STRING) USING iceberg PARTITIONED BY (p) TBLPROPERTIES ('format-version'='1')")
+    spark.sql(
+        f"CREATE TABLE {SCHEMA}.v1 (id INT, p STRING) USING iceberg PARTITIONED BY (p) TBLPROPERTIES ('format-version'='1')"
+    )
     spark.sql(f"INSERT INTO {SCHEMA}.v1 VALUES (1, 'a'), (2, 'b')")
     cursor.execute("INSERT INTO v1 VALUES (3, 'b')")
     cursor.execute("DELETE FROM v1 WHERE id = 2")
@@ -260,7 +240,9 @@ def test_format_versions_and_formats(spark, cursor):
         cursor.execute("INSERT INTO v3 VALUES (1, 'x')")
 
     for file_format in ("orc", "avro"):
-        spark.sql(f"CREATE TABLE {SCHEMA}.in_{file_format} (id INT) USING iceberg TBLPROPERTIES ('write.format.default'='{file_format}')")
+        spark.sql(
+            f"CREATE TABLE {SCHEMA}.in_{file_format} (id INT) USING iceberg TBLPROPERTIES ('write.format.default'='{file_format}')"
+        )
         spark.sql(f"INSERT INTO {SCHEMA}.in_{file_format} VALUES (1)")
         with pytest.raises(Exception, match=f"(?i)FORMAT_NOT_SUPPORTED.*{file_format}"):
             ours(cursor, f"SELECT * FROM in_{file_format}")
@@ -301,11 +283,18 @@ def test_rows_that_we_write_and_change(spark, cursor, mode):
     )[0]
     assert metrics["high"] == 500 and metrics["low"] in (1, 2)
     if mode == "copy-on-write":
-        (data,) = spark.sql(f"SELECT min(i) AS low, sum(CAST(s IS NULL AS BIGINT)) AS nulls, count(*) AS n FROM {SCHEMA}.{name}")
+        (data,) = spark.sql(
+            f"SELECT min(i) AS low, sum(CAST(s IS NULL AS BIGINT)) AS nulls, count(*) AS n FROM {SCHEMA}.{name}"
+        )
         assert metrics == {**data, "high": 500}
     ordered = spark.sql(f"SELECT DISTINCT sort_order_id FROM {SCHEMA}.{name}.data_files")
     assert ordered == [{"sort_order_id": 1}]
-    for change in ("ADD COLUMN more VARCHAR FIRST", "ALTER COLUMN i TYPE BIGINT", "RENAME COLUMN d TO dd", "DROP COLUMN f"):
+    for change in (
+        "ADD COLUMN more VARCHAR FIRST",
+        "ALTER COLUMN i TYPE BIGINT",
+        "RENAME COLUMN d TO dd",
+        "DROP COLUMN f",
+    ):
         cursor.execute(f"ALTER TABLE {name} {change}")
     cursor.execute(f"ALTER TABLE {name} DROP PARTITION FIELD truncate(2, s)")
     cursor.execute(f"INSERT INTO {name} (more, i, l) VALUES ('m', 9000000000, 3)")
@@ -351,9 +340,7 @@ def test_a_folder_that_we_migrated_is_read_by_spark(town, spark, cursor):
         f"CREATE TABLE {SCHEMA}.source USING iceberg AS SELECT id, concat('n', id) AS name, CAST(id % 2 AS INT) AS part FROM range(10)"
     )
     # Spark's own Parquet files, as Hive would partition them.
-    spark.sql(
-        f"INSERT OVERWRITE DIRECTORY 'file://{folder}' USING parquet SELECT id, name FROM {SCHEMA}.source"
-    )
+    spark.sql(f"INSERT OVERWRITE DIRECTORY 'file://{folder}' USING parquet SELECT id, name FROM {SCHEMA}.source")
     cursor.execute(f"CALL lake.system.migrate('java.migrated', 'file://{folder}')")
     rows = agree(spark, cursor, "migrated")
     assert [row["name"] for row in sorted(rows, key=lambda row: row["id"])] == [f"n{n}" for n in range(10)]

@@ -6,18 +6,16 @@ SeaweedFS vends keys that live 900 seconds at least. A proxy that says they live
 
 import json
 import os
-import shutil
 import threading
 import time
 import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
-import adbc_driver_flightsql.dbapi as flightsql
 import pytest
 from pyiceberg.catalog import load_catalog
 from servers import Cluster, Etcd, SeaweedFS
+from town import Servers, running
 
 SOAK = bool(os.environ.get("TOWNLAKE_SOAK"))
 LIFE = 900
@@ -74,36 +72,19 @@ class ShorteningProxy:
         self.server.server_close()
 
 
-class Setting:
-    def __init__(self, folder):
-        self.started = []
-        try:
-            self.etcd = self.add(Etcd(folder))
-            self.weed = self.add(SeaweedFS(folder, LIFE))
-            self.proxy = self.add(ShorteningProxy(self.weed.rest))
-            catalogs = self.catalog("vended", self.weed.rest) + self.catalog("short", self.proxy.uri)
-            self.cluster = self.add(Cluster(folder, self.etcd, catalogs))
-        except BaseException:
-            self.stop()
-            raise
-
-    def add(self, server):
-        self.started.append(server)
-        return server
-
-    def stop(self):
-        while self.started:
-            self.started.pop().stop()
+class Setting(Servers):
+    def begin(self):
+        self.etcd = self.add(Etcd(self.folder))
+        self.weed = self.add(SeaweedFS(self.folder, LIFE))
+        self.proxy = self.add(ShorteningProxy(self.weed.rest))
+        catalogs = self.catalog("vended", self.weed.rest) + self.catalog("short", self.proxy.uri)
+        self.cluster = self.add(Cluster(self.folder, self.etcd, catalogs))
 
     def catalog(self, name, uri):
         return (
             f'[catalogs.{name}]\ntype = "iceberg"\ncatalog = "rest"\nuri = "{uri}"\nwarehouse = "s3://lake"\nscope = ""\n'
             f'credential = "{self.weed.credential}"\nwriters = ["{Cluster.USER}"]\n'
         )
-
-    def connect(self):
-        login = {"username": Cluster.USER, "password": Cluster.PASSWORD}
-        return flightsql.connect(f"grpc://{self.cluster.address}", db_kwargs=login, autocommit=True)
 
     def pyiceberg(self):
         weed = self.weed
@@ -114,16 +95,8 @@ class Setting:
 
 @pytest.fixture(scope="module")
 def setting():
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"townlake-vended-{os.getpid()}"
-    folder.mkdir(mode=0o755)
-    setting = None
-    try:
-        setting = Setting(folder)
+    with running(Setting, "vended") as setting:
         yield setting
-    finally:
-        if setting:
-            setting.stop()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture

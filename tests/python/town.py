@@ -1,6 +1,9 @@
 """Catalogs and stores that nobody here wrote, and a cluster of a coordinator and two executors that is configured for them."""
 
-from contextlib import closing
+import os
+import shutil
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import adbc_driver_flightsql.dbapi as flightsql
 from pyiceberg.catalog import load_catalog
@@ -10,20 +13,19 @@ WRONG = "hunter2-wrong"
 ROWS = 200_000
 
 
-class Town:
-    """All servers, and the cluster that is configured for them."""
+class Servers:
+    """Servers that begin one after another, and a cluster of ours among them (`cluster`)."""
 
     def __init__(self, folder):
         self.folder, self.started = folder, []
         try:
-            self.etcd = self.add(Etcd(folder))
-            self.postgres = self.add(Postgres(folder))
-            self.weed = self.add(SeaweedFS(folder))
-            fill(self.postgres)
-            self.cluster = self.add(Cluster(folder, self.etcd, self.catalogs()))
+            self.begin()
         except BaseException:
             self.stop()
             raise
+
+    def begin(self):
+        raise NotImplementedError
 
     def add(self, server):
         self.started.append(server)
@@ -32,6 +34,36 @@ class Town:
     def stop(self):
         while self.started:
             self.started.pop().stop()
+
+    def connect(self):
+        login = {"username": Cluster.USER, "password": Cluster.PASSWORD}
+        return flightsql.connect(f"grpc://{self.cluster.address}", db_kwargs=login, autocommit=True)
+
+
+@contextmanager
+def running(kind, name):
+    """Servers of a kind, in a folder that goes with them. (Not pytest's private one: the user `postgres` must be able to enter.)"""
+    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"townlake-{name}-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    servers = None
+    try:
+        servers = kind(folder)
+        yield servers
+    finally:
+        if servers:
+            servers.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Town(Servers):
+    """All servers, and the cluster that is configured for them."""
+
+    def begin(self):
+        self.etcd = self.add(Etcd(self.folder))
+        self.postgres = self.add(Postgres(self.folder))
+        self.weed = self.add(SeaweedFS(self.folder))
+        fill(self.postgres)
+        self.cluster = self.add(Cluster(self.folder, self.etcd, self.catalogs()))
 
     def catalogs(self):
         weed, postgres = self.weed, self.postgres
@@ -55,10 +87,6 @@ class Town:
             f's3_endpoint = "{self.weed.s3}"\ns3_region = "us-east-1"\ns3_path_style = true\n'
             f's3_access_key_id = "{self.weed.ACCESS_KEY}"\ns3_secret_access_key = "{secret}"\n'
         )
-
-    def connect(self):
-        login = {"username": Cluster.USER, "password": Cluster.PASSWORD}
-        return flightsql.connect(f"grpc://{self.cluster.address}", db_kwargs=login, autocommit=True)
 
     def pyiceberg(self, name):
         """The same catalog, as pyiceberg sees it."""
