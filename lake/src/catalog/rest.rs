@@ -241,11 +241,8 @@ impl Catalog for RestCatalog {
             "requirements": requirements,
             "updates": updates,
         });
-        let next = base.metadata.partition_specs_iter().map(|spec| spec.spec_id()).max().unwrap_or(-1) + 1;
         for update in body.get_mut("updates").and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(spec) = update.get_mut("spec") {
-                *spec = with_ids(spec.take(), next, base.metadata.last_partition_id());
-            }
+            give_ids(update, &base.metadata);
         }
         let namespace = path_of(&name.namespace);
         let path = Self::table_path(&namespace, name);
@@ -283,9 +280,26 @@ fn is_as_created(metadata: &TableMetadata, schema: &Schema) -> bool {
     metadata.snapshots().len() == 0 && names(metadata.current_schema()) == names(schema)
 }
 
+/// Gives what is added an id that the table has not, as Java's client does: some servers (Nessie) refuse one that is taken.
+fn give_ids(update: &mut Value, metadata: &TableMetadata) {
+    let next = |ids: &mut dyn Iterator<Item = i64>| ids.max().unwrap_or(-1) + 1;
+    if let Some(spec) = update.get_mut("spec") {
+        let id = next(&mut metadata.partition_specs_iter().map(|spec| i64::from(spec.spec_id())));
+        *spec = with_ids(spec.take(), id, metadata.last_partition_id());
+    } else if let Some(schema) = update.get_mut("schema").and_then(Value::as_object_mut) {
+        let id = next(&mut metadata.schemas_iter().map(|schema| i64::from(schema.schema_id())));
+        schema.insert("schema-id".to_string(), json!(id));
+    } else if let Some(order) = update.get_mut("sort-order").and_then(Value::as_object_mut) {
+        // The number 0 is that of no order.
+        let is_none = order.get("fields").and_then(Value::as_array).is_none_or(Vec::is_empty);
+        let id = next(&mut metadata.sort_orders_iter().map(|order| order.order_id));
+        order.insert("order-id".to_string(), json!(if is_none { 0 } else { id }));
+    }
+}
+
 /// The spec with ids, which the crate `iceberg` leaves out of what is new and some servers (Nessie) want: its own, and those of
 /// fields above `last`. Servers may choose others.
-fn with_ids(mut spec: Value, id: i32, last: i32) -> Value {
+fn with_ids(mut spec: Value, id: i64, last: i32) -> Value {
     let Some(of) = spec.as_object_mut() else { return spec };
     let is_new = |of: &Map<String, Value>, key: &str| of.get(key).is_none_or(Value::is_null);
     if is_new(of, "spec-id") {
