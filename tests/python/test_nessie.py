@@ -6,6 +6,7 @@ import adbc_driver_manager
 import pyarrow as pa
 import pytest
 from pyiceberg.catalog import load_catalog
+from pyiceberg.io.pyarrow import PyArrowFileIO
 from servers import Cluster, Etcd, Nessie, SeaweedFS
 from town import Servers, running
 
@@ -23,11 +24,15 @@ class Setting(Servers):
         )
         self.cluster = self.add(Cluster(self.folder, self.etcd, catalog))
 
-    def pyiceberg(self):
+    def pyiceberg(self, name):
+        """A table, as pyiceberg sees it: with keys of its own, where Nessie would have it sign requests by fsspec."""
         weed = self.weed
         keys = {"s3.access-key-id": weed.ACCESS_KEY, "s3.secret-access-key": weed.SECRET_KEY}
-        reach = {"s3.endpoint": weed.s3, "s3.region": "us-east-1", "py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO"}
-        return load_catalog("nessie", type="rest", uri=self.nessie.rest, warehouse="warehouse", **keys, **reach)
+        properties = {**keys, "s3.endpoint": weed.s3, "s3.region": "us-east-1"}
+        catalog = load_catalog("nessie", type="rest", uri=self.nessie.rest, warehouse="warehouse", **properties)
+        table = catalog.load_table(name)
+        table.io = PyArrowFileIO(properties)
+        return table
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +63,7 @@ def test_tables_both_ways(setting, cursor):
     assert fetch(cursor, "DELETE FROM nessie.sales.orders WHERE id < 30") == [(30,)]
     cursor.execute("ALTER TABLE nessie.sales.orders ADD COLUMN note VARCHAR")
     assert fetch(cursor, "UPDATE nessie.sales.orders SET note = 'x' WHERE region = 'r1' AND id < 60") == [(10,)]
-    theirs = setting.pyiceberg()
-    table = theirs.load_table("sales.orders")
+    table = setting.pyiceberg("sales.orders")
     rows = table.scan().to_arrow().sort_by("id").to_pylist()
     assert [row["id"] for row in rows] == list(range(30, 300)) and sum(row["note"] == "x" for row in rows) == 10
     table.append(
@@ -68,9 +72,8 @@ def test_tables_both_ways(setting, cursor):
     assert fetch(cursor, "SELECT id, note FROM nessie.sales.orders WHERE id > 299") == [(1000, "theirs")]
     cursor.execute("CALL nessie.system.optimize('sales.orders', sort_order => 'id')")
     assert fetch(cursor, "SELECT count(*), sum(id) FROM nessie.sales.orders") == [(271, sum(range(30, 300)) + 1000)]
-    # A snapshot of before is read; the catalog keeps it.
-    (first,) = fetch(cursor, 'SELECT min(snapshot_id) FROM nessie.sales."orders$snapshots" WHERE parent_id IS NULL')
-    assert fetch(cursor, f"SELECT count(*) FROM nessie.sales.orders FOR VERSION AS OF {first[0]}") == [(300,)]
+    # Of its snapshots Nessie shows the newest only: older states are commits of its own.
+    assert fetch(cursor, 'SELECT count(*) FROM nessie.sales."orders$snapshots"') == [(1,)]
 
 
 def test_names_lists_and_errors(setting, cursor):
@@ -110,4 +113,4 @@ def test_writers_at_once_lose_no_row(setting, cursor):
     expected = sorted(writer * 100 + number for writer in range(4) for number in range(5))
     assert [id for (id,) in fetch(cursor, "SELECT id FROM nessie.race.t ORDER BY id")] == expected
     # Nessie shows the newest snapshot only: its number tells how many there were.
-    assert setting.pyiceberg().load_table("race.t").current_snapshot().sequence_number == 20
+    assert setting.pyiceberg("race.t").current_snapshot().sequence_number == 20
