@@ -1,4 +1,4 @@
-//! How plan nodes of connectors travel to executors. The engine's codec asks here after its own nodes.
+//! How scans of sources travel to executors. The engine's codec asks here after its own nodes.
 
 use std::sync::Arc;
 
@@ -6,19 +6,24 @@ use datafusion::common::Result as DFResult;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::PhysicalProtoConverterExtension;
+use prost::Message;
+use townlake_common::Result;
+use townlake_proto::source as wire;
 
-use crate::postgres::PostgresScanExec;
+use crate::postgres;
+use crate::scan::{SourceScan, SourceScanExec, external, unreadable};
 
-/// Writes `node` into `buf` when it is a connector's. `false`: it is not, and nothing was written.
+/// Writes `node` without its child into `buf` when it is a connector's. `false`: it is not, and nothing was written.
 pub fn try_encode(
     node: &Arc<dyn ExecutionPlan>,
     buf: &mut Vec<u8>,
     _converter: &dyn PhysicalProtoConverterExtension,
 ) -> DFResult<bool> {
-    match node.downcast_ref::<PostgresScanExec>() {
-        Some(scan) => scan.encode(buf).map(|()| true),
-        None => Ok(false),
-    }
+    let Some(exec) = node.downcast_ref::<SourceScanExec>() else { return Ok(false) };
+    let scan = exec.scan();
+    let message = wire::Scan { kind: scan.kind().to_string(), recipe: scan.encode() };
+    message.encode(buf).map_err(|error| external(unreadable(scan.kind()).with_source(error)))?;
+    Ok(true)
 }
 
 /// The node that [`try_encode`] wrote, over its decoded children.
@@ -30,5 +35,14 @@ pub fn try_decode(
     _context: &TaskContext,
     _converter: &dyn PhysicalProtoConverterExtension,
 ) -> DFResult<Arc<dyn ExecutionPlan>> {
-    PostgresScanExec::decode(buf, inputs)
+    let scan = decode(buf).map_err(external)?;
+    Ok(Arc::new(SourceScanExec::decoded(scan, inputs).map_err(external)?))
+}
+
+fn decode(buf: &[u8]) -> Result<Arc<dyn SourceScan>> {
+    let wire::Scan { kind, recipe } = wire::Scan::decode(buf).map_err(|error| unreadable("?").with_source(error))?;
+    match kind.as_str() {
+        postgres::KIND => postgres::decode(&recipe),
+        other => Err(unreadable(other)),
+    }
 }

@@ -1,5 +1,6 @@
 //! The connections of one process to all configured sources.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -8,14 +9,14 @@ use townlake_common::config::CatalogConfig;
 use townlake_common::{Error, ErrorCode, Result};
 
 use crate::Source;
-use crate::postgres::{Pool, PostgresSource};
+use crate::postgres::PostgresSource;
 
 /// The sources of this process by catalog name. Nothing is connected until it is used.
 ///
 /// An `Arc` of it is an extension of the `SessionConfig` wherever scans of sources run: on every executor, and on the
 /// coordinator for what runs there.
 pub struct SourceConnections {
-    postgres: BTreeMap<String, Arc<PostgresSource>>,
+    sources: BTreeMap<String, Arc<dyn Source>>,
 }
 
 impl SourceConnections {
@@ -23,38 +24,42 @@ impl SourceConnections {
     ///
     /// Errors: `CONFIG_INVALID`, naming the catalog and never its URL.
     pub fn from_config(catalogs: &BTreeMap<String, CatalogConfig>) -> Result<Arc<Self>> {
-        let mut postgres = BTreeMap::new();
+        let mut sources: BTreeMap<String, Arc<dyn Source>> = BTreeMap::new();
         for (name, catalog) in catalogs {
-            if let CatalogConfig::Postgres(config) = catalog {
-                postgres.insert(name.clone(), Arc::new(PostgresSource::new(name, config)?));
-            }
+            let source: Arc<dyn Source> = match catalog {
+                CatalogConfig::Postgres(config) => Arc::new(PostgresSource::new(name, config)?),
+                CatalogConfig::Iceberg(_) => continue,
+            };
+            sources.insert(name.clone(), source);
         }
-        Ok(Arc::new(Self { postgres }))
+        Ok(Arc::new(Self { sources }))
     }
 
     /// The source of this name.
     pub fn source(&self, name: &str) -> Option<Arc<dyn Source>> {
-        self.postgres.get(name).map(|source| Arc::clone(source) as Arc<dyn Source>)
+        self.sources.get(name).cloned()
     }
 
     /// The names of all sources, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.postgres.keys().map(String::as_str)
+        self.sources.keys().map(String::as_str)
     }
 
-    /// The connections of a Postgres catalog, for a scan that runs here.
-    pub(crate) fn postgres(&self, name: &str) -> Result<Arc<Pool>> {
-        let source = self.postgres.get(name).ok_or_else(|| {
+    /// The source of a catalog, for a scan that runs here.
+    ///
+    /// Errors: `CONFIG_INVALID` where this process has none of this name and kind.
+    pub(crate) fn of<S: Source>(&self, name: &str) -> Result<Arc<S>> {
+        let found = self.source(name).and_then(|source| (source as Arc<dyn Any + Send + Sync>).downcast::<S>().ok());
+        found.ok_or_else(|| {
             let message = format!("catalog {name} is not in the configuration of the node that should read it");
             Error::new(ErrorCode::ConfigInvalid, message)
                 .with_hint(format!("give every coordinator and executor the same [catalogs.{name}]"))
-        })?;
-        Ok(Arc::clone(source.pool()))
+        })
     }
 }
 
 impl fmt::Debug for SourceConnections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.postgres.keys()).finish()
+        f.debug_set().entries(self.sources.keys()).finish()
     }
 }

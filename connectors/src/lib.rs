@@ -9,8 +9,9 @@
 pub mod codec;
 mod connections;
 mod postgres;
+pub mod scan;
 mod spi;
 
 pub use connections::SourceConnections;
-pub use postgres::PostgresScanExec;
+pub use scan::SourceScanExec;
 pub use spi::{COMMENT, ForeignKey, NOTE, SOURCE_TYPE, Source, SourceTable, TableKeys, TableKind, column_comment};

@@ -1,5 +1,6 @@
 //! What the coordinator asks of a source.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -34,7 +35,7 @@ pub fn column_comment(field: &Field) -> Option<String> {
 ///
 /// Every call names the query it is made for, so that what the source sees (`application_name`) can be followed.
 #[async_trait]
-pub trait Source: Send + Sync + Debug {
+pub trait Source: Any + Send + Sync + Debug {
     /// The catalog's name in the configuration.
     fn name(&self) -> &str;
 

@@ -18,6 +18,10 @@ pub mod ticket {
 pub mod lake {
     tonic::include_proto!("townlake.lake");
 }
+/// Scans of sources.
+pub mod source {
+    tonic::include_proto!("townlake.source");
+}
 /// Scan recipes of the Postgres connector.
 pub mod postgres {
     tonic::include_proto!("townlake.postgres");

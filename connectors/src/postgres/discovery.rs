@@ -97,12 +97,12 @@ pub(crate) struct ColumnStatistics {
 
 impl ColumnStatistics {
     /// The expected number of NULLs and of distinct values among `rows`.
-    pub fn estimate(&self, rows: u64) -> super::recipe::ColumnEstimate {
+    pub fn estimate(&self, rows: u64) -> crate::scan::ColumnEstimate {
         let rows = rows as f64;
         let count = |value: f64| (value.is_finite() && value >= 0.0).then_some(value as u64);
         let distinct = self.distinct.filter(|distinct| *distinct != 0.0);
         let distinct = distinct.map(|distinct| if distinct < 0.0 { -distinct * rows } else { distinct.min(rows) });
-        super::recipe::ColumnEstimate {
+        crate::scan::ColumnEstimate {
             nulls: self.null_fraction.and_then(|fraction| count(fraction * rows)),
             distinct: distinct.and_then(|distinct| count(distinct.max(1.0))),
         }
@@ -261,7 +261,7 @@ fn kind_of(relkind: &str) -> TableKind {
 
 #[cfg(test)]
 mod tests {
-    use super::super::recipe::ColumnEstimate;
+    use crate::scan::ColumnEstimate;
     use super::*;
 
     #[test]

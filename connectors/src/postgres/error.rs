@@ -3,7 +3,6 @@
 use std::error::Error as _;
 use std::io;
 
-use datafusion::error::DataFusionError;
 use tokio_postgres::error::{DbError, SqlState};
 use townlake_common::{Error, ErrorCode};
 
@@ -121,9 +120,4 @@ fn tls_reason(error: &tokio_postgres::Error) -> Option<String> {
         cause = inner.source();
     }
     None
-}
-
-/// Our error inside DataFusion; the engine takes it out again by its type.
-pub(crate) fn external(error: Error) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
 }

@@ -33,8 +33,11 @@ use self::discovery::{Discovery, is_system};
 pub(crate) use self::pool::Pool;
 use self::pool::{Connection, Purpose};
 use self::provider::PostgresTable;
-pub use self::scan::PostgresScanExec;
+pub(crate) use self::scan::decode;
 use crate::{Source, SourceTable, TableKeys};
+
+/// The kind of this source.
+pub(crate) const KIND: &str = "postgres";
 
 /// One configured Postgres database.
 pub(crate) struct PostgresSource {
@@ -78,7 +81,7 @@ impl Source for PostgresSource {
     }
 
     fn kind(&self) -> &'static str {
-        "postgres"
+        KIND
     }
 
     async fn list_schemas(&self, query: &QueryContext) -> Result<Vec<String>> {

@@ -13,14 +13,14 @@ use serde_json::Value;
 use townlake_common::{Error, QueryContext, Result};
 
 use super::discovery::Relation;
-use super::error::{Server, external};
+use super::error::Server;
 use super::filters::Translator;
 use super::pool::Pool;
-use super::recipe::{Estimate, Recipe, Split};
-use super::scan::PostgresScanExec;
+use super::recipe::{Recipe, Split};
 use super::snapshot::Snapshot;
 use super::splits;
 use super::types::Column;
+use crate::scan::{Estimate, SourceScanExec, external};
 use crate::TableKind;
 
 /// A LIMIT up to this without a filter is read by one split: the others would begin in vain.
@@ -80,7 +80,8 @@ impl PostgresTable {
         let column = |index: &usize| self.relation.statistics.get(*index).copied().unwrap_or_default().estimate(rows);
         recipe.estimate =
             Estimate { rows: Some(rows), bytes: Some(bytes), columns: projection.iter().map(column).collect() };
-        Ok(Arc::new(PostgresScanExec::new(recipe, &splits)?))
+        let splits: Vec<_> = splits.iter().map(|split| split.encode()).collect();
+        Ok(Arc::new(SourceScanExec::new(Arc::new(recipe), &splits)?))
     }
 
     fn splits_wanted(&self, kind: TableKind, recipe: &Recipe, partitions: usize) -> usize {

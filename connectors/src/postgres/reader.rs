@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
-use datafusion::physical_plan::metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, Time};
 use futures::TryStreamExt;
 use tokio_postgres::CopyOutStream;
 use townlake_common::{Error, ErrorCode, QueryId, Result};
@@ -15,32 +14,12 @@ use super::error::Server;
 use super::pool::{Connection, Pool, Purpose};
 use super::recipe::{Recipe, Split};
 use super::values::{ColumnBuilder, ValueFault};
+use crate::scan::ScanMetrics;
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
 /// A batch of wide rows ends earlier, at this many bytes.
 const BATCH_BYTES: usize = 8 << 20;
-
-/// What a scan counts.
-#[derive(Debug, Clone)]
-pub(crate) struct ScanMetrics {
-    pub baseline: BaselineMetrics,
-    bytes_read: Count,
-    splits: Count,
-    connection_wait: Time,
-}
-
-impl ScanMetrics {
-    /// The metrics of one partition.
-    pub fn new(set: &ExecutionPlanMetricsSet, partition: usize) -> Self {
-        Self {
-            baseline: BaselineMetrics::new(set, partition),
-            bytes_read: MetricBuilder::new(set).counter("bytes_read", partition),
-            splits: MetricBuilder::new(set).counter("splits", partition),
-            connection_wait: MetricBuilder::new(set).subset_time("connection_wait", partition),
-        }
-    }
-}
 
 /// A running COPY. Dropped before its end, the statement is cancelled on the server.
 pub(crate) struct SplitReader {

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, BinaryArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use prost::Message;
-use townlake_common::{Error, Result};
+use townlake_common::Result;
 use townlake_proto::postgres as wire;
 
+use super::KIND;
 use super::sql::relation;
 use super::types::{Column, ColumnType};
+use crate::scan::{ColumnEstimate, Estimate, unreadable};
 
 /// One scan of one relation.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,22 +31,6 @@ pub(crate) struct Recipe {
     /// The filters that stayed with us, each with the reason.
     pub local_filters: Vec<String>,
     pub estimate: Estimate,
-}
-
-/// What the server's planner expects of the scan.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Estimate {
-    pub rows: Option<u64>,
-    pub bytes: Option<u64>,
-    /// Per column of the scan.
-    pub columns: Vec<ColumnEstimate>,
-}
-
-/// What the server's statistics say of a column.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct ColumnEstimate {
-    pub nulls: Option<u64>,
-    pub distinct: Option<u64>,
 }
 
 /// A range of heap blocks, the end exclusive; without bounds the whole relation.
@@ -112,7 +97,7 @@ impl Recipe {
         let mut columns = Vec::with_capacity(scan.columns.len());
         let mut estimates = Vec::with_capacity(scan.columns.len());
         for column in scan.columns {
-            let column_type = column.r#type.as_ref().and_then(ColumnType::from_wire).ok_or_else(unreadable)?;
+            let column_type = column.r#type.as_ref().and_then(ColumnType::from_wire).ok_or_else(|| unreadable(KIND))?;
             let wire::Column { name, nullable, metadata, .. } = column;
             estimates.push(ColumnEstimate { nulls: column.null_count, distinct: column.distinct_count });
             columns.push(Column { name, column_type, nullable, metadata });
@@ -133,37 +118,19 @@ impl Recipe {
     }
 }
 
-/// A recipe that cannot be decoded: another build, or damage.
-pub(crate) fn unreadable() -> Error {
-    Error::internal("a Postgres scan recipe cannot be decoded").with_hint("run one build on all nodes")
-}
+impl Split {
+    /// The split on the wire.
+    pub fn encode(self) -> Vec<u8> {
+        wire::Split { first_block: self.first, end_block: self.end }.encode_to_vec()
+    }
 
-/// The schema of the batches that carry splits: one binary column.
-pub(crate) fn splits_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![Field::new("split", DataType::Binary, false)]))
-}
-
-/// Splits as partitions of data: one partition, one batch, one row a split.
-pub(crate) fn splits_to_partitions(splits: &[Split]) -> Result<Vec<Vec<RecordBatch>>> {
-    let batch = |split: &Split| {
-        let bytes = wire::Split { first_block: split.first, end_block: split.end }.encode_to_vec();
-        // A message of only defaults encodes to nothing, which is a value all the same: the whole relation.
-        let column = BinaryArray::from_vec(vec![bytes.as_slice()]);
-        RecordBatch::try_new(splits_schema(), vec![Arc::new(column)])
-            .map_err(|error| Error::internal("a split cannot be written").with_source(error))
-    };
-    splits.iter().map(|split| Ok(vec![batch(split)?])).collect()
-}
-
-/// The splits of one batch that [`splits_to_partitions`] wrote.
-pub(crate) fn splits_from_batch(batch: &RecordBatch) -> Result<Vec<Split>> {
-    let column = batch.columns().first().and_then(|column| column.as_any().downcast_ref::<BinaryArray>());
-    let column = column.filter(|column| column.null_count() == 0).ok_or_else(unreadable)?;
-    let decode = |bytes: Option<&[u8]>| {
-        let split = wire::Split::decode(bytes.unwrap_or_default()).map_err(|error| unreadable().with_source(error))?;
-        Ok(Split { first: split.first_block, end: split.end_block })
-    };
-    column.iter().map(decode).collect()
+    /// The split that [`Split::encode`] wrote.
+    ///
+    /// Errors: `INTERNAL` for bytes of another build.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let split = wire::Split::decode(bytes).map_err(|error| unreadable(KIND).with_source(error))?;
+        Ok(Self { first: split.first_block, end: split.end_block })
+    }
 }
 
 #[cfg(test)]
@@ -205,8 +172,7 @@ pub(crate) mod tests {
         let bytes = recipe.to_wire().encode_to_vec();
         assert_eq!(Recipe::from_wire(wire::Scan::decode(bytes.as_slice()).unwrap()).unwrap(), recipe);
         let splits = [Split::default(), Split { first: None, end: Some(9) }, Split { first: Some(9), end: None }];
-        let partitions = splits_to_partitions(&splits).unwrap();
-        let back: Vec<_> = partitions.iter().flatten().flat_map(|batch| splits_from_batch(batch).unwrap()).collect();
+        let back: Vec<_> = splits.iter().map(|split| Split::decode(&split.encode()).unwrap()).collect();
         assert_eq!(back, splits);
     }
 

@@ -19,7 +19,7 @@ use datafusion::physical_plan::{
 use futures::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 use townlake_common::{Error, ErrorCode, Result};
-use townlake_connectors::PostgresScanExec;
+use townlake_connectors::SourceScanExec;
 use townlake_engine::batches::used_bytes;
 use townlake_engine::error::from_datafusion;
 use townlake_engine::interrupt::interruptible;
@@ -74,7 +74,7 @@ pub(super) fn placement(plan: &Arc<dyn ExecutionPlan>, always_cluster: bool) -> 
 
 fn count(plan: &Arc<dyn ExecutionPlan>, scans: &mut Scans) {
     scans.recursive |= plan.is::<RecursiveQueryExec>();
-    if plan.is::<PostgresScanExec>() {
+    if plan.is::<SourceScanExec>() {
         scans.sources += 1;
         return;
     }

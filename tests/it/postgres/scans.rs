@@ -16,7 +16,7 @@ use datafusion_proto::protobuf::PhysicalPlanNode;
 use futures::StreamExt;
 use prost::Message;
 use townlake_common::QueryContext;
-use townlake_connectors::{PostgresScanExec, codec};
+use townlake_connectors::{SourceScanExec, codec};
 use townlake_tests::postgres::PASSWORD;
 
 use super::{Crm, connections, query, session, typed};
@@ -167,7 +167,7 @@ impl PhysicalExtensionCodec for ConnectorCodec {
 
 /// The plan with only some of the scan's splits, cut as Ballista cuts: the memory data below is replaced.
 fn slice(plan: &Arc<dyn ExecutionPlan>, partitions: std::ops::Range<usize>) -> Arc<dyn ExecutionPlan> {
-    let scan = plan.downcast_ref::<PostgresScanExec>().expect("the plan is the scan");
+    let scan = plan.downcast_ref::<SourceScanExec>().expect("the plan is the scan");
     let leaf = scan.children()[0].downcast_ref::<DataSourceExec>().expect("over data");
     let data = leaf.data_source().downcast_ref::<MemorySourceConfig>().expect("in memory");
     let splits =
