@@ -14,6 +14,8 @@ pub enum CatalogConfig {
     Iceberg(Box<IcebergCatalog>),
     /// A Postgres database.
     Postgres(Box<PostgresCatalog>),
+    /// A ClickHouse server.
+    ClickHouse(Box<ClickHouseCatalog>),
 }
 
 /// An Iceberg catalog and the object store of its tables.
@@ -98,6 +100,36 @@ pub struct PostgresCatalog {
     pub writers: Vec<String>,
 }
 
+/// A ClickHouse server, over HTTP.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClickHouseCatalog {
+    /// `http://user:password@host:8123/` or `https://…`.
+    pub url: Secret,
+    /// The only database that is shown; by default all but the server's own.
+    pub database: Option<String>,
+    /// A PEM file of certificate authorities, beside those that are built in.
+    pub tls_ca: Option<std::path::PathBuf>,
+    /// Whether Replacing tables are read with `FINAL`: only the newest row of each key.
+    #[serde(default, rename = "final")]
+    pub read_final: bool,
+    /// Statements at the same time per process.
+    #[serde(default = "default_connections")]
+    pub connections: usize,
+    /// How long to wait for a connection.
+    #[serde(default = "default_connect_timeout", with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// A scan is cut into at most this many splits; 0 is twice the slots of the cluster.
+    #[serde(default)]
+    pub max_splits: usize,
+    /// Users and groups who may read.
+    #[serde(default)]
+    pub readers: Vec<String>,
+    /// Users and groups who may write: none can yet, the connector reads only.
+    #[serde(default)]
+    pub writers: Vec<String>,
+}
+
 /// TLS towards a source, in libpq's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -129,6 +161,7 @@ impl CatalogConfig {
         match self {
             Self::Iceberg(catalog) => &catalog.readers,
             Self::Postgres(catalog) => &catalog.readers,
+            Self::ClickHouse(catalog) => &catalog.readers,
         }
     }
 
@@ -137,6 +170,7 @@ impl CatalogConfig {
         match self {
             Self::Iceberg(catalog) => &catalog.writers,
             Self::Postgres(catalog) => &catalog.writers,
+            Self::ClickHouse(catalog) => &catalog.writers,
         }
     }
 
@@ -144,6 +178,7 @@ impl CatalogConfig {
         match self {
             Self::Iceberg(iceberg) => iceberg.validate(name),
             Self::Postgres(postgres) => postgres.validate(name),
+            Self::ClickHouse(clickhouse) => clickhouse.validate(name),
         }
     }
 }
@@ -172,6 +207,22 @@ impl PostgresCatalog {
         }
         if self.connect_timeout.is_zero() {
             return Err(wrong("`connect_timeout` must be longer than 0"));
+        }
+        Ok(())
+    }
+}
+
+impl ClickHouseCatalog {
+    fn validate(&self, name: &str) -> Result<()> {
+        let wrong = |what: &str| Error::new(ErrorCode::ConfigInvalid, format!("catalogs.{name}: {what}"));
+        if self.connections == 0 {
+            return Err(wrong("`connections` must be at least 1"));
+        }
+        if self.connect_timeout.is_zero() {
+            return Err(wrong("`connect_timeout` must be longer than 0"));
+        }
+        if self.database.as_ref().is_some_and(String::is_empty) {
+            return Err(wrong("`database` is empty").with_hint("leave it out to see all databases"));
         }
         Ok(())
     }
@@ -212,5 +263,24 @@ mod tests {
         for mode in ["require", "verify-full"] {
             assert!(read(&format!("tls = \"{mode}\"\ntls_ca = \"ca.pem\"\nconnections = 2")).is_ok(), "{mode}");
         }
+    }
+
+    #[test]
+    fn what_a_clickhouse_catalog_cannot_mean_is_refused() {
+        let read = |keys: &str| {
+            Config::from_toml(&format!("[catalogs.ch]\ntype = \"clickhouse\"\nurl = \"http://u:hunter2@h\"\n{keys}"))
+        };
+        for (keys, key) in [
+            ("connections = 0", "connections"),
+            ("connect_timeout = \"0s\"", "connect_timeout"),
+            ("database = \"\"", "database"),
+        ] {
+            let error = read(keys).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::ConfigInvalid, "{keys}");
+            assert!(error.message().contains("catalogs.ch") && error.message().contains(key), "{keys}: {error}");
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
+        let sound = read("database = \"events\"\nfinal = true\nreaders = [\"ann\"]").unwrap();
+        assert!(matches!(&sound.catalogs["ch"], CatalogConfig::ClickHouse(catalog) if catalog.read_final));
     }
 }

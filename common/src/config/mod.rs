@@ -14,7 +14,7 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
-pub use catalogs::{CatalogConfig, IcebergCatalog, IcebergCatalogKind, PostgresCatalog, TlsMode};
+pub use catalogs::{CatalogConfig, ClickHouseCatalog, IcebergCatalog, IcebergCatalogKind, PostgresCatalog, TlsMode};
 pub use sections::{
     AuthConfig, ClusterConfig, ExecutorConfig, LimitsConfig, MaintenanceConfig, MembershipKind, ServerConfig,
     StoreConfig, TokenConfig, UserConfig,

@@ -1,0 +1,222 @@
+//! Reads splits: runs one statement, decodes its answer as it comes into bounded batches.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::SchemaRef;
+use serde::Deserialize;
+use townlake_common::{Error, ErrorCode, QueryId, Result};
+
+use super::arrowstream::{Decoded, MessageDecoder};
+use super::client::{Answer, Client};
+use super::recipe::{Recipe, Split};
+use super::rowbinary::RowDecoder;
+use super::sql::{literal, literals};
+use super::types::{Kind, Number, Type};
+use super::values::{ValueFault, convert};
+use super::wire::Fault;
+use crate::scan::ScanMetrics;
+
+/// Rows of a batch of RowBinary. Those of ArrowStream are the server's: `max_block_size`.
+const BATCH_ROWS: usize = 8192;
+/// A batch of wide rows ends earlier, at this many bytes.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// A running statement. Dropped before its end, it is killed on the server.
+pub(crate) struct SplitReader {
+    client: Arc<Client>,
+    query: QueryId,
+    recipe: Arc<Recipe>,
+    split: Split,
+    schema: SchemaRef,
+    /// Until the answer has ended.
+    answer: Option<Answer>,
+    decoder: Decoder,
+    /// Whether what the split names is known to have been there.
+    is_verified: bool,
+    metrics: ScanMetrics,
+}
+
+enum Decoder {
+    Messages(MessageDecoder),
+    Rows { rows: RowDecoder, bytes: usize },
+}
+
+#[derive(Deserialize)]
+struct Count {
+    found: String,
+}
+
+impl SplitReader {
+    /// Waits for a place and begins the statement of one split.
+    pub async fn open(client: &Arc<Client>, recipe: Arc<Recipe>, split: Split, metrics: &ScanMetrics) -> Result<Self> {
+        let query = QueryId::parse(&recipe.query_id)?;
+        let statement = recipe.statement(&split);
+        let waited = metrics.connection_wait.timer();
+        let answer = client.open(&query, &reading(&recipe), &statement, &recipe.settings).await?;
+        drop(waited);
+        metrics.splits.add(1);
+        let mut wires = recipe.wires();
+        let decoder = if recipe.arrow {
+            if wires.is_empty() {
+                wires.push(Type::plain(Kind::Number(Number::UInt8)).wire());
+            }
+            Decoder::Messages(MessageDecoder::new(wires))
+        } else {
+            Decoder::Rows { rows: RowDecoder::new(wires), bytes: 0 }
+        };
+        Ok(Self {
+            client: Arc::clone(client),
+            query,
+            schema: recipe.arrow_schema(),
+            recipe,
+            is_verified: !matches!(split, Split::Parts { .. }),
+            split,
+            answer: Some(answer),
+            decoder,
+            metrics: metrics.clone(),
+        })
+    }
+
+    /// The next batch, and the reader for the one after it; `None` when the split is read to its end.
+    pub async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
+        loop {
+            let is_ended = self.answer.is_none();
+            if let Some(decoded) = self.decoder.take(is_ended).map_err(|fault| self.fault(fault))? {
+                let batch = self.batch(decoded)?;
+                return Ok(Some((batch, self)));
+            }
+            let Some(answer) = &mut self.answer else { return Ok(None) };
+            let chunk = match answer.chunk().await {
+                Ok(chunk) => chunk,
+                // New servers break the connection behind an exception's text, which says more.
+                Err(broken) => {
+                    return Err(match self.decoder.finish() {
+                        Err(fault @ Fault::Exception(_)) => self.fault(fault),
+                        _ => broken,
+                    });
+                }
+            };
+            if !self.is_verified {
+                self.verify().await?;
+            }
+            let pushed = match chunk {
+                Some(chunk) => {
+                    self.metrics.bytes_read.add(chunk.len());
+                    let _timer = self.metrics.baseline.elapsed_compute().timer();
+                    self.decoder.push(&chunk)
+                }
+                None => {
+                    self.answer = None;
+                    self.decoder.finish()
+                }
+            };
+            pushed.map_err(|fault| self.fault(fault))?;
+        }
+    }
+
+    /// The statement has begun, so that it has chosen its parts. If those that the split names are there still, they were there
+    /// then: a part that is gone never comes back.
+    async fn verify(&mut self) -> Result<()> {
+        self.is_verified = true;
+        let Split::Parts { names, .. } = &self.split else { return Ok(()) };
+        let Recipe { catalog, database, table, .. } = self.recipe.as_ref();
+        let sql = format!(
+            "SELECT toString(count()) AS found FROM system.parts WHERE active AND database = {} AND table = {} AND name IN ({}) \
+             FORMAT JSONEachRow",
+            literal(database),
+            literal(table),
+            literals(names)
+        );
+        // In the place of the split itself: to wait for another could be to wait for ever.
+        let counts: Vec<Count> = self.client.look_up_beside(&self.query, &reading(&self.recipe), &sql).await?;
+        let found = counts.first().and_then(|count| count.found.parse().ok());
+        if found == Some(names.len()) {
+            return Ok(());
+        }
+        let message =
+            format!("table {catalog}.{database}.{table}: the server merged or changed its parts while they were read");
+        Err(Error::new(ErrorCode::SourceError, message)
+            .with_hint("run the query again; max_splits = 1 in the catalog reads each table by one statement")
+            .retryable())
+    }
+
+    fn batch(&self, (rows, columns): Decoded) -> Result<RecordBatch> {
+        let _timer = self.metrics.baseline.elapsed_compute().timer();
+        let columns =
+            self.recipe.columns.iter().zip(&columns).map(|(column, array)| {
+                convert(array, &column.read).map_err(|fault| self.value_fault(&column.name, fault))
+            });
+        let columns: Vec<ArrayRef> = columns.collect::<Result<_>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).map_err(|error| {
+            let message = format!("{}: the rows do not have the shape of the table", name(&self.recipe));
+            Error::new(ErrorCode::DataCorrupt, message).with_source(error)
+        })
+    }
+
+    fn fault(&self, fault: Fault) -> Error {
+        match fault {
+            Fault::Malformed(what) => self.client.server().corrupt(what),
+            Fault::Exception(text) => self.client.server().exception(&reading(&self.recipe), None, &text),
+        }
+    }
+
+    fn value_fault(&self, column: &str, fault: ValueFault) -> Error {
+        let column = format!("{}.{column}", name(&self.recipe));
+        match fault {
+            ValueFault::Malformed => self.client.server().corrupt(&format!("a value of column {column}")),
+            ValueFault::NotRepresentable(what) => {
+                let message = format!("column {column} holds {what}, which the engine cannot represent");
+                Error::new(ErrorCode::FormatNotSupported, message)
+                    .with_hint("leave the column out, or read it through a ClickHouse view that converts it")
+            }
+            ValueFault::NewLabel => {
+                let message = format!("column {column} holds a label that its enum had not when the query was planned");
+                Error::new(ErrorCode::SourceError, message).with_hint("run the query again").retryable()
+            }
+        }
+    }
+}
+
+impl Decoder {
+    fn push(&mut self, chunk: &[u8]) -> std::result::Result<(), Fault> {
+        match self {
+            Self::Messages(messages) => messages.push(chunk),
+            Self::Rows { rows, bytes } => {
+                *bytes += chunk.len();
+                rows.push(chunk)
+            }
+        }
+    }
+
+    /// A batch, when there is enough for one, or no more comes.
+    fn take(&mut self, is_ended: bool) -> std::result::Result<Option<Decoded>, Fault> {
+        match self {
+            Self::Messages(messages) => Ok(messages.take()),
+            Self::Rows { rows, bytes } => {
+                let is_enough = rows.rows() >= BATCH_ROWS || *bytes >= BATCH_BYTES || is_ended;
+                if rows.rows() == 0 || !is_enough {
+                    return Ok(None);
+                }
+                *bytes = 0;
+                rows.take().map(Some)
+            }
+        }
+    }
+
+    fn finish(&mut self) -> std::result::Result<(), Fault> {
+        match self {
+            Self::Messages(messages) => messages.finish(),
+            Self::Rows { rows, .. } => rows.finish(),
+        }
+    }
+}
+
+fn name(recipe: &Recipe) -> String {
+    format!("{}.{}.{}", recipe.catalog, recipe.database, recipe.table)
+}
+
+fn reading(recipe: &Recipe) -> String {
+    format!("read table {}.{}", recipe.database, recipe.table)
+}
