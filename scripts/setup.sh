@@ -55,6 +55,7 @@ python=("/usr/lib/python3*/ensurepip" "$HOME/.pyenv/versions")
 if [ "$level" = demo ]; then
     like python3-venv "${python[@]}"
 elif [ "$level" = test ]; then
+    need clickhouse-server /usr/sbin/clickhouse-server
     need python3-venv "${python[@]}"
     need default-jdk-headless javac
     need maven mvn
@@ -138,6 +139,7 @@ elif [ "$level" = test ]; then
     engine venv-spark "Spark (370 MB, about a minute)" pyspark==3.5.9
     engine venv-duckdb "DuckDB with its iceberg extension" duckdb==1.5.5 duckdb-extensions==1.5.5 \
         duckdb-extension-iceberg==1.5.5 duckdb-extension-httpfs==1.5.5 duckdb-extension-avro==1.5.5
+    engine venv-chdb "the embedded ClickHouse engine (900 MB)" chdb==4.4.0 chdb-core==26.9.0
     # group:name:version[:type:classifier]
     for artifact in org.apache.iceberg:iceberg-spark-runtime-3.5_2.12:1.10.0 org.postgresql:postgresql:42.7.7 \
         org.projectnessie.nessie:nessie-quarkus:0.108.8:jar:runner; do
