@@ -326,7 +326,7 @@ impl Taker<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use arrow::array::{Array, AsArray, BinaryArray, Decimal128Array, Int32Array, ListArray, RecordBatch, StructArray};
@@ -336,7 +336,8 @@ mod tests {
     use super::super::types::classify;
     use super::*;
 
-    const TYPES: &[&str] =
+    /// The types of the columns of [`stream`].
+    pub(crate) const TYPES: &[&str] =
         &["Nullable(Int32)", "String", "Array(Nullable(Int32))", "Decimal(9, 2)", "Tuple(a Date, b String)"];
 
     fn wires() -> Vec<Wire> {
@@ -353,7 +354,7 @@ mod tests {
         let texts = Arc::new(BinaryArray::from_vec(vec![b"x", b"y", b"z"]));
         let columns: Vec<ArrayRef> = vec![
             Arc::new(Int32Array::from(vec![Some(7), None, Some(-1)])),
-            Arc::new(BinaryArray::from_vec(vec![b"a", b"", b"\xff"])),
+            Arc::new(BinaryArray::from_vec(vec!["a".as_bytes(), b"", "ä".as_bytes()])),
             Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(lists)),
             Arc::new(Decimal128Array::from(vec![125, -1, 0]).with_precision_and_scale(9, 2).unwrap()),
             Arc::new(StructArray::new(fields.clone(), vec![days, texts], None)),
@@ -362,7 +363,8 @@ mod tests {
         RecordBatch::try_new(Arc::new(Schema::new(fields.collect::<Vec<_>>())), columns).unwrap()
     }
 
-    fn stream(batches: usize) -> Vec<u8> {
+    /// An answer of so many batches of three rows.
+    pub(crate) fn stream(batches: usize) -> Vec<u8> {
         let mut writer = StreamWriter::try_new(Vec::new(), &sample().schema()).unwrap();
         (0..batches).for_each(|_| writer.write(&sample()).unwrap());
         writer.finish().unwrap();
@@ -384,7 +386,7 @@ mod tests {
             assert_eq!(*rows, 3);
             let numbers = columns[0].as_primitive::<Int32Type>();
             assert!(numbers.value(0) == 7 && numbers.is_null(1) && numbers.value(2) == -1);
-            assert_eq!(columns[1].as_binary::<i32>().value(2), b"\xff");
+            assert_eq!(columns[1].as_binary::<i32>().value(2), "ä".as_bytes());
             let list = columns[2].as_list::<i32>();
             assert_eq!((list.value(0).len(), list.value(0).null_count(), list.value(1).len()), (2, 1, 0));
             assert_eq!(columns[3].as_primitive::<Decimal128Type>().values(), &[125, -1, 0]);

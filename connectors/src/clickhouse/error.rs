@@ -96,6 +96,7 @@ fn reason(text: &str) -> Option<String> {
         ", e.what()",
         ": While processing",
         ": while ",
+        ": While ",
         " In scope ",
         " in scope ",
         ". Stack trace",

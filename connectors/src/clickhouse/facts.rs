@@ -81,7 +81,7 @@ impl Facts {
         let names = names.collect::<Vec<_>>().join(", ");
         let sql = format!(
             "SELECT name, toString(value) AS value FROM system.settings WHERE name IN ({names}) UNION ALL \
-             SELECT {} AS name, '' AS value FROM system.columns \
+             SELECT {}, '' FROM system.columns \
              WHERE database = 'system' AND table = 'tables' AND name = 'comment' FORMAT JSONEachRow",
             literal(TABLE_COMMENT)
         );

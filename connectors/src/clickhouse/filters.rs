@@ -306,6 +306,16 @@ fn among(column: &Column, values: &[Constant], outcome: Outcome) -> String {
         Outcome::False if has_null => "0".to_string(),
         Outcome::False if known.is_empty() => is_not_null(column),
         Outcome::True if known.is_empty() => "0".to_string(),
+        // Old servers do not find these among others of their own type.
+        _ if matches!(column.read.kind, Kind::Decimal { .. } | Kind::Uuid) => {
+            let name = identifier(&column.name);
+            let tests = known.iter().map(|value| certain(column, &format!("{name} = {value}")));
+            let any = format!("({})", tests.collect::<Vec<_>>().join(" OR "));
+            match outcome {
+                Outcome::True => any,
+                Outcome::False => format!("({} AND NOT {any})", is_not_null(column)),
+            }
+        }
         _ => {
             let word = if outcome == Outcome::True { "IN" } else { "NOT IN" };
             let test = format!("{} {word} ({})", identifier(&column.name), known.join(", "));
@@ -491,6 +501,10 @@ mod tests {
             ),
             (col("n").in_list(vec![lit(1i64), null.clone()], true), "0"),
             (col("n").in_list(vec![lit(1i64)], true), "(isNotNull(`n`) AND ifNull(`n` NOT IN (toInt64('1')), 0))"),
+            (
+                col("key").in_list(vec![lit("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"), lit("x")], true),
+                "(1 AND NOT ((`key` = toUUID('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'))))",
+            ),
             (col("id").in_list(vec![lit(1u32), lit(2u32)], true), "(`id` NOT IN (toUInt32('1'), toUInt32('2')))"),
             (not(col("n").between(lit(1i64), null)), "(ifNull(`n` < toInt64('1'), 0) OR 0)"),
             (not(col("n").is_null().and(col("id").eq(lit(1u32)))), "((NOT isNull(`n`)) OR (`id` != toUInt32('1')))"),

@@ -220,3 +220,127 @@ fn name(recipe: &Recipe) -> String {
 fn reading(recipe: &Recipe) -> String {
     format!("read table {}.{}", recipe.database, recipe.table)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+    use parking_lot::Mutex;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::arrowstream::tests::{TYPES, stream};
+    use super::super::client::tests::settings;
+    use super::super::recipe::{Column, tests::sample};
+    use super::*;
+
+    /// How an answer ends.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum End {
+        Whole,
+        /// The connection breaks.
+        Broken,
+        /// Nothing more comes.
+        Never,
+    }
+
+    /// What a server was asked, in order.
+    type Asked = Arc<Mutex<Vec<String>>>;
+
+    /// A server that gives every SELECT the same answer, in pieces.
+    async fn server(body: Vec<u8>, end: End) -> (Arc<Client>, Asked) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://ann:hunter2@{}/", listener.local_addr().unwrap());
+        let asked = Asked::default();
+        let log = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let (body, log) = (body.clone(), Arc::clone(&log));
+                tokio::spawn(async move {
+                    let sql = request(&mut socket).await;
+                    let is_select = sql.starts_with("SELECT");
+                    log.lock().push(sql);
+                    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+                    socket.write_all(head.as_bytes()).await.unwrap();
+                    for piece in body.chunks(100).filter(|_| is_select) {
+                        let piece = [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat();
+                        socket.write_all(&piece).await.unwrap();
+                    }
+                    match end {
+                        End::Never if is_select => tokio::time::sleep(Duration::from_secs(60)).await,
+                        End::Broken if is_select => {}
+                        _ => socket.write_all(b"0\r\n\r\n").await.unwrap(),
+                    }
+                });
+            }
+        });
+        (Client::new("ch", &settings(&url)).unwrap(), asked)
+    }
+
+    /// The body of a request.
+    async fn request(socket: &mut TcpStream) -> String {
+        let mut bytes = Vec::new();
+        loop {
+            let text = String::from_utf8_lossy(&bytes).to_lowercase();
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+                if body.len() == length.parse::<usize>().unwrap() {
+                    return String::from_utf8_lossy(&bytes).split_once("\r\n\r\n").unwrap().1.to_string();
+                }
+            }
+            let mut piece = [0; 4096];
+            let read = socket.read(&mut piece).await.unwrap();
+            bytes.extend_from_slice(&piece[..read]);
+        }
+    }
+
+    async fn open(client: &Arc<Client>) -> SplitReader {
+        let columns = TYPES.iter().map(|declared| Column::new("c", declared, HashMap::new())).collect();
+        let recipe = Recipe { columns, query_id: QueryId::generate().to_string(), ..sample() };
+        let metrics = ScanMetrics::new(&ExecutionPlanMetricsSet::new(), 0);
+        SplitReader::open(client, Arc::new(recipe), Split::Whole, &metrics).await.unwrap()
+    }
+
+    /// The rows before the end, and the error there.
+    async fn read(body: Vec<u8>, end: End) -> (usize, Option<Error>) {
+        let (client, _) = server(body, end).await;
+        let (mut reader, mut rows) = (open(&client).await, 0);
+        loop {
+            match reader.next().await {
+                Ok(Some((batch, next))) => (rows, reader) = (rows + batch.num_rows(), next),
+                Ok(None) => return (rows, None),
+                Err(error) => return (rows, Some(error)),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_ends_well_or_with_an_error() {
+        let text = b"\r\n__exception__\r\ntag\r\nCode: 241. DB::Exception: Memory limit exceeded\r\n";
+        let whole = stream(2);
+        let failed = [&whole[..whole.len() - 8], text].concat();
+        assert!(matches!(read(whole.clone(), End::Whole).await, (6, None)));
+        for end in [End::Whole, End::Broken] {
+            let (rows, error) = read(failed.clone(), end).await;
+            let error = error.unwrap();
+            assert_eq!((rows, error.code()), (6, ErrorCode::SourceError), "{end:?}: {error}");
+            assert!(error.message().contains("code 241") && !format!("{error:?}").contains("hunter2"), "{error:?}");
+            let (rows, error) = read(whole[..whole.len() - 20].to_vec(), end).await;
+            assert!(rows < 6 && error.is_some(), "{end:?}: {rows} {error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_dropped_kills_its_statement() {
+        let (client, asked) = server(stream(2), End::Never).await;
+        let (_, reader) = open(&client).await.next().await.unwrap().unwrap();
+        drop(reader);
+        let started = std::time::Instant::now();
+        while !asked.lock().iter().any(|sql| sql.starts_with("KILL QUERY WHERE query_id = 'townlake-")) {
+            assert!(started.elapsed() < Duration::from_secs(2), "{:?}", asked.lock());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

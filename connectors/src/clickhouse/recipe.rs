@@ -227,10 +227,10 @@ impl Split {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn sample() -> Recipe {
+    pub(crate) fn sample() -> Recipe {
         let metadata = HashMap::from([("townlake.source_type".to_string(), "x".to_string())]);
         let column = |name: &str, declared: &str| Column::new(name, declared, metadata.clone());
         Recipe {
