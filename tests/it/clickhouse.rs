@@ -3,6 +3,7 @@
 
 mod discovery;
 mod failures;
+mod federated;
 mod filters;
 mod random_filters;
 mod scans;
@@ -76,7 +77,8 @@ impl Ch {
 
     /// The same as a text table.
     async fn show(&self, tables: &[&str], sql: &str) -> String {
-        let rows = self.query(tables, sql).await.unwrap_or_else(|error| panic!("{:?}: {sql}: {error:?}", self.server.engine));
+        let rows =
+            self.query(tables, sql).await.unwrap_or_else(|error| panic!("{:?}: {sql}: {error:?}", self.server.engine));
         pretty_format_batches(&rows).expect("format rows").to_string()
     }
 

@@ -71,9 +71,12 @@ async fn odd_names_and_computed_columns_are_read() {
         let query = query();
         let session = ch.session(&query, 2, &["customer"]).await;
         session.register_table("odd", odd).unwrap();
-        let rows = super::collect(&session, "SELECT \"A \"\"b\", \"group\" FROM odd WHERE \"back`tick\" = 1").await.unwrap();
+        let rows =
+            super::collect(&session, "SELECT \"A \"\"b\", \"group\" FROM odd WHERE \"back`tick\" = 1").await.unwrap();
         assert_eq!(rows.iter().map(|batch| batch.num_rows()).sum::<usize>(), 1);
-        ch.server.run("INSERT INTO odd_names.customer (id, name, code, at) VALUES (3, 'x', 'DE', '2024-01-01 00:00:00')").await;
+        ch.server
+            .run("INSERT INTO odd_names.customer (id, name, code, at) VALUES (3, 'x', 'DE', '2024-01-01 00:00:00')")
+            .await;
         let cells = ch.cells(&["customer"], "SELECT double, made FROM customer").await;
         assert_eq!(cells, [["6", "7"]]);
         let cells = ch.cells(&["counted"], "SELECT id, n FROM counted").await;

@@ -33,7 +33,8 @@ struct Kind {
     is_ordered: bool,
 }
 
-const TEXTS: &[&str] = &["", " ", "a", "A", "ä", "ß", "ss", "a ", "b'", "a\\b", "%", "a_b", "é", "e\u{301}", "\u{10FFFF}"];
+const TEXTS: &[&str] =
+    &["", " ", "a", "A", "ä", "ß", "ss", "a ", "b'", "a\\b", "%", "a_b", "é", "e\u{301}", "\u{10FFFF}"];
 const MICROS: &str = "Timestamp(Microsecond, Some(\"+00:00\"))";
 
 const fn kind(
@@ -50,14 +51,50 @@ const fn kind(
 const KINDS: &[Kind] = &[
     kind("i1", "Int8", "Int8", &["-128", "-1", "0", "1", "127"], true),
     kind("i4", "Int32", "Int32", &["-2147483648", "-1", "0", "1", "8", "2147483647"], true),
-    kind("i8", "Int64", "Int64", &["-9223372036854775808", "-1", "0", "1", "9007199254740993", "9223372036854775807"], true),
+    kind(
+        "i8",
+        "Int64",
+        "Int64",
+        &["-9223372036854775808", "-1", "0", "1", "9007199254740993", "9223372036854775807"],
+        true,
+    ),
     kind("u2", "UInt16", "UInt16", &["0", "1", "32768", "65535"], true),
-    kind("u8", "UInt64", "UInt64", &["0", "1", "9007199254740993", "9223372036854775808", "18446744073709551615"], true),
-    kind("n", "Decimal(9, 2)", "Decimal128(9, 2)", &["-9999999.99", "-0.01", "0.00", "0.01", "1.50", "9999999.99"], true),
-    kind("w", "Decimal(18, 4)", "Decimal128(18, 4)", &["-99999999999999.9999", "0.0000", "0.0001", "1.5000", "99999999999999.9999"], true),
-    kind("x", "Decimal(38, 10)", "Decimal128(38, 10)", &["-9999999999999999999999999999.9999999999", "0.0000000000", "1.5000000000"], true),
+    kind(
+        "u8",
+        "UInt64",
+        "UInt64",
+        &["0", "1", "9007199254740993", "9223372036854775808", "18446744073709551615"],
+        true,
+    ),
+    kind(
+        "n",
+        "Decimal(9, 2)",
+        "Decimal128(9, 2)",
+        &["-9999999.99", "-0.01", "0.00", "0.01", "1.50", "9999999.99"],
+        true,
+    ),
+    kind(
+        "w",
+        "Decimal(18, 4)",
+        "Decimal128(18, 4)",
+        &["-99999999999999.9999", "0.0000", "0.0001", "1.5000", "99999999999999.9999"],
+        true,
+    ),
+    kind(
+        "x",
+        "Decimal(38, 10)",
+        "Decimal128(38, 10)",
+        &["-9999999999999999999999999999.9999999999", "0.0000000000", "1.5000000000"],
+        true,
+    ),
     kind("d", "Date", "Date32", &["1970-01-01", "1970-01-02", "2024-02-29", "2105-12-31"], true),
-    kind("t", "DateTime", MICROS, &["1970-01-01 00:00:00", "2024-03-31 01:30:00", "2038-01-19 03:14:08", "2105-12-31 23:59:59"], true),
+    kind(
+        "t",
+        "DateTime",
+        MICROS,
+        &["1970-01-01 00:00:00", "2024-03-31 01:30:00", "2038-01-19 03:14:08", "2105-12-31 23:59:59"],
+        true,
+    ),
     kind("s", "String", "Utf8", TEXTS, false),
     kind("e", "Enum8('sad' = -1, 'ok' = 2, 'A' = 3)", "Utf8", &["sad", "ok", "A"], false),
     kind("g", "UUID", "Utf8", &["00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"], false),
@@ -67,8 +104,20 @@ const KINDS: &[Kind] = &[
 const MODERN: &[Kind] = &[
     kind("b", "Bool", "Boolean", &["true", "false"], true),
     kind("y", "Date32", "Date32", &["1900-01-01", "1969-12-31", "1970-01-01", "2024-02-29", "2299-12-31"], true),
-    kind("m", "DateTime64(3)", MICROS, &["1950-01-01 00:00:00.001", "1970-01-01 00:00:00.000", "2024-03-31 01:30:00.500", "2250-12-31 23:59:59.999"], true),
-    kind("c", "DateTime64(6)", MICROS, &["1950-01-01 00:00:00.000001", "1970-01-01 00:00:00.000000", "2024-03-31 01:30:00.500000"], true),
+    kind(
+        "m",
+        "DateTime64(3)",
+        MICROS,
+        &["1950-01-01 00:00:00.001", "1970-01-01 00:00:00.000", "2024-03-31 01:30:00.500", "2250-12-31 23:59:59.999"],
+        true,
+    ),
+    kind(
+        "c",
+        "DateTime64(6)",
+        MICROS,
+        &["1950-01-01 00:00:00.000001", "1970-01-01 00:00:00.000000", "2024-03-31 01:30:00.500000"],
+        true,
+    ),
 ];
 
 fn seed() -> u64 {
@@ -81,7 +130,8 @@ fn seed() -> u64 {
 fn table(rng: &mut StdRng, kinds: &[&Kind]) -> [String; 2] {
     let columns = kinds.iter().map(|kind| format!("{0}_a Nullable({1}), {0}_b {1}", kind.name, kind.sql));
     let columns: Vec<_> = columns.collect();
-    let create = format!("CREATE TABLE DB.edges (id Int32, {}) ENGINE = MergeTree ORDER BY (i4_b, s_b)", columns.join(", "));
+    let create =
+        format!("CREATE TABLE DB.edges (id Int32, {}) ENGINE = MergeTree ORDER BY (i4_b, s_b)", columns.join(", "));
     let mut insert = "INSERT INTO DB.edges VALUES ".to_string();
     for id in 0..ROWS {
         let mut row = vec![id.to_string()];

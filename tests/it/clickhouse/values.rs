@@ -26,7 +26,8 @@ const COMMON: &[&str] = &[
 #[tokio::test]
 async fn every_type_at_its_edges() {
     for ch in Ch::each("types_at_their_edges", COMMON).await {
-        let show = async |columns: &str| ch.cells(&["types"], &format!("SELECT {columns} FROM types ORDER BY id")).await;
+        let show =
+            async |columns: &str| ch.cells(&["types"], &format!("SELECT {columns} FROM types ORDER BY id")).await;
         let numbers = show("i8, i16, i32, i64, u8, u16, u32, u64, f32, f64, d9, d18, d38").await;
         let first = "-128 -32768 -2147483648 -9223372036854775808 0 0 0 0 -inf NaN -9999999.99 -99999999999999.9999 \
              -9999999999999999999999999999.9999999999";
@@ -76,7 +77,8 @@ const MODERN: &[&str] = &[
 #[tokio::test]
 async fn every_modern_type() {
     let Some(ch) = Ch::of(Engine::Modern, "modern_types", MODERN, "").await else { return };
-    let show = async |columns: &str| ch.cells(&["types"], &format!("SELECT {columns} FROM types")).await.remove(0).join(" ");
+    let show =
+        async |columns: &str| ch.cells(&["types"], &format!("SELECT {columns} FROM types")).await.remove(0).join(" ");
     assert_eq!(show("b, nb, d32, lc, ip4, ip6, saf, bf, lu").await, "true  1900-01-01 x 1.2.3.4 ::1 9 1.5 7");
     let times = "1969-12-31T14:59:59.999Z 2024-02-29T12:00:00.123456789Z 2299-12-31T23:59:59Z";
     assert_eq!(show("t3, t9, t0").await, times);
@@ -118,7 +120,10 @@ async fn what_cannot_be_represented_is_named() {
 
 #[tokio::test]
 async fn a_column_that_changes_its_type_is_never_misread() {
-    let statements = ["CREATE TABLE DB.changing (a Int32, e Enum8('a' = 1)) ENGINE = MergeTree ORDER BY tuple()", "INSERT INTO DB.changing VALUES (1, 'a'), (2, 'a')"];
+    let statements = [
+        "CREATE TABLE DB.changing (a Int32, e Enum8('a' = 1)) ENGINE = MergeTree ORDER BY tuple()",
+        "INSERT INTO DB.changing VALUES (1, 'a'), (2, 'a')",
+    ];
     for ch in Ch::each("changing_type", &statements).await {
         let query = super::query();
         let session = ch.session(&query, 4, &["changing"]).await;
