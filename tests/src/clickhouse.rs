@@ -36,6 +36,7 @@ pub struct ClickHouse {
     server: Mutex<Child>,
     folder: tempfile::TempDir,
     port: u16,
+    tls_port: u16,
 }
 
 impl ClickHouse {
@@ -53,12 +54,13 @@ impl ClickHouse {
             return None;
         }
         let folder = tempfile::Builder::new().prefix("townlake-clickhouse-").tempdir().expect("a temporary folder");
-        let port = free_port();
+        let (port, tls_port) = (free_port(), free_port());
         if engine == Engine::Old {
-            configure(folder.path(), port);
+            make_certificate(folder.path());
+            configure(folder.path(), port, tls_port);
         }
         let server = Mutex::new(launch(engine, folder.path(), port));
-        let clickhouse = Self { engine, server, folder, port };
+        let clickhouse = Self { engine, server, folder, port, tls_port };
         clickhouse.wait_until_ready();
         Some(clickhouse)
     }
@@ -87,6 +89,16 @@ impl ClickHouse {
     /// The URL of a user: `default`, `reader` (may change no setting), `cut` (whose answers a limit cuts short as well).
     pub fn url_of(&self, user: &str) -> String {
         format!("http://{user}:{PASSWORD}@127.0.0.1:{}/", self.port)
+    }
+
+    /// The URL of the administrator over TLS.
+    pub fn tls_url(&self) -> String {
+        format!("https://default:{PASSWORD}@127.0.0.1:{}/", self.tls_port)
+    }
+
+    /// The authority that signed the server's certificate; `None` where openssl is not installed, and of the modern engine.
+    pub fn authority(&self) -> Option<PathBuf> {
+        Some(self.folder.path().join("ca.crt")).filter(|path| path.exists())
     }
 
     /// Runs a statement of the administrator and gives its answer. Panics when it fails.
@@ -172,15 +184,39 @@ fn stop(server: &mut Child) {
     }
 }
 
-fn configure(folder: &Path, port: u16) {
+/// An authority, and a certificate of it for 127.0.0.1, where openssl is installed.
+fn make_certificate(folder: &Path) {
+    let _ = fs::write(folder.join("extensions"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n");
+    let steps = [
+        "req -x509 -newkey rsa:2048 -nodes -subj /CN=authority -keyout ca.key -out ca.crt",
+        "req -newkey rsa:2048 -nodes -subj /CN=127.0.0.1 -keyout server.key -out server.csr",
+        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -set_serial 1 -extfile extensions -out server.crt",
+    ];
+    for step in steps {
+        let mut openssl = Command::new("openssl");
+        let _ = openssl.args(step.split(' ')).current_dir(folder).stdin(Stdio::null()).output();
+    }
+}
+
+fn configure(folder: &Path, port: u16, tls_port: u16) {
     let (tcp, interserver) = (free_port(), free_port());
     let path = |name: &str| {
         let path = folder.join(name);
         fs::create_dir_all(&path).expect("create a folder of the server");
         format!("{}/", path.display())
     };
+    let tls = if folder.join("server.crt").exists() {
+        format!(
+            "<https_port>{tls_port}</https_port><openSSL><server><certificateFile>{0}/server.crt</certificateFile>\
+             <privateKeyFile>{0}/server.key</privateKeyFile><verificationMode>none</verificationMode>\
+             <loadDefaultCAFile>false</loadDefaultCAFile></server></openSSL>",
+            folder.display()
+        )
+    } else {
+        String::new()
+    };
     let config = format!(
-        "<yandex><logger><level>warning</level><console>1</console></logger>\
+        "<yandex>{tls}<logger><level>warning</level><console>1</console></logger>\
          <http_port>{port}</http_port><tcp_port>{tcp}</tcp_port><interserver_http_port>{interserver}</interserver_http_port>\
          <listen_host>127.0.0.1</listen_host><timezone>UTC</timezone>\
          <path>{}</path><tmp_path>{}</tmp_path><user_files_path>{}</user_files_path><format_schema_path>{}</format_schema_path>\

@@ -52,6 +52,12 @@ impl Server {
         // The URL has no password (it goes in headers), and is nobody's business all the same.
         let error = error.without_url();
         let reason = innermost(&error);
+        if is_tls(&error) {
+            let message = format!("catalog {catalog}: TLS with ClickHouse at {host} failed: {reason}");
+            return Error::new(ErrorCode::SourceDenied, message)
+                .with_hint(format!("see `tls_ca` in [catalogs.{catalog}]"))
+                .with_source(error);
+        }
         let message = format!("catalog {catalog}: ClickHouse at {host} cannot be reached to {doing}: {reason}");
         Error::new(ErrorCode::SourceUnavailable, message)
             .with_hint("check that the server runs and accepts HTTP connections from here")
@@ -80,6 +86,22 @@ fn innermost(error: &dyn std::error::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+/// Whether a TLS handshake failed: the other side is not who it should be, which another try does not change.
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(inner) = cause {
+        if inner.is::<rustls::Error>() {
+            return true;
+        }
+        // What an io::Error wraps is not its source, but itself.
+        cause = match inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => inner.source(),
+        };
+    }
+    false
 }
 
 /// The code in an exception's text.

@@ -57,11 +57,13 @@ impl ClickHouseTable {
         let all: Vec<usize> = (0..columns.len()).collect();
         let projection = projection.unwrap_or(&all);
         let divided = self.translator().divide(filters);
-        let facts = Facts::of(&self.client, &query.id).await?;
-        let parts = match self.relation.has_parts {
-            true => Parts::of(&self.client, &query.id, database, table).await?,
-            false => Parts::default(),
+        let parts = async {
+            match self.relation.has_parts {
+                true => Parts::of(&self.client, &query.id, database, table).await,
+                false => Ok(Parts::default()),
+            }
         };
+        let (facts, parts) = tokio::try_join!(Facts::of(&self.client, &query.id), parts)?;
         let mut recipe = Recipe {
             catalog: self.client.server().catalog.clone(),
             database: database.clone(),

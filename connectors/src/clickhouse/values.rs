@@ -37,8 +37,8 @@ pub(crate) fn convert(array: &ArrayRef, to: &Type) -> Result<ArrayRef, ValueFaul
     }
     Ok(match &to.kind {
         Kind::Number(_) => Arc::clone(array),
-        Kind::Decimal { precision, scale } => {
-            in_range(array, *precision, *scale)?;
+        Kind::Decimal { precision, .. } => {
+            in_range(array, *precision)?;
             Arc::clone(array)
         }
         Kind::Bool => {
@@ -79,12 +79,11 @@ pub(crate) fn convert(array: &ArrayRef, to: &Type) -> Result<ArrayRef, ValueFaul
 }
 
 /// ClickHouse stores what fits the bits, not the digits.
-fn in_range(array: &ArrayRef, precision: u8, scale: i8) -> Result<(), ValueFault> {
+fn in_range(array: &ArrayRef, precision: u8) -> Result<(), ValueFault> {
     let valid = match array.data_type() {
         DataType::Decimal128(..) => array.as_primitive::<Decimal128Type>().validate_decimal_precision(precision),
         _ => array.as_primitive::<Decimal256Type>().validate_decimal_precision(precision),
     };
-    let _ = scale;
     valid.map_err(|_| NotRepresentable("a number with more digits than its column declares"))
 }
 

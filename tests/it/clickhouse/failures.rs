@@ -110,3 +110,26 @@ async fn accounts_that_may_change_nothing_read_whole_answers_or_none() {
     assert_eq!(error.code(), ErrorCode::SourceError, "{error}");
     assert!(error.message().contains("code 396") || error.message().contains("code 158"), "{error}");
 }
+
+#[tokio::test]
+async fn tls_is_verified() {
+    let Some(ch) = Ch::of(Engine::Old, "tls", &[], "").await else { return };
+    let Some(authority) = ch.server.authority() else {
+        eprintln!("SKIPPED tls_is_verified: there is no openssl to make a certificate");
+        return;
+    };
+    let schemas = async |url: &str, keys: &str| {
+        let sources = connections(url, keys);
+        sources.source("ch").unwrap().list_schemas(&query()).await
+    };
+    let ca = format!("tls_ca = \"{}\"", authority.display());
+    let url = ch.server.tls_url();
+    assert!(schemas(&url, &ca).await.unwrap().contains(&"tls".to_string()));
+    // Of an authority that nobody knows, and not for this name.
+    for (url, keys) in [(url.clone(), ""), (url.replace("127.0.0.1", "localhost"), ca.as_str())] {
+        let error = schemas(&url, keys).await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::SourceDenied, "{error}");
+        assert!(error.message().contains("TLS") && !error.is_retryable(), "{error}");
+        tells_no_secret(&error);
+    }
+}

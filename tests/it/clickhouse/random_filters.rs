@@ -118,6 +118,21 @@ const MODERN: &[Kind] = &[
         &["1950-01-01 00:00:00.000001", "1970-01-01 00:00:00.000000", "2024-03-31 01:30:00.500000"],
         true,
     ),
+    kind(
+        "z",
+        "Decimal(50, 5)",
+        "Decimal256(50, 5)",
+        &["-1.00000", "0.00000", "0.00001", "123456789012345678901234567890.12345"],
+        true,
+    ),
+    kind(
+        "o",
+        "DateTime64(9)",
+        "Timestamp(Nanosecond, Some(\"+00:00\"))",
+        &["1950-01-01 00:00:00.000000001", "1970-01-01 00:00:00.000000000", "2024-03-31 01:30:00.500000000"],
+        true,
+    ),
+    kind("l", "LowCardinality(String)", "Utf8", TEXTS, false),
 ];
 
 fn seed() -> u64 {
@@ -128,7 +143,11 @@ fn seed() -> u64 {
 
 /// A table with two columns of each kind, `<kind>_a` that may be NULL and is so in a fifth of the rows, and `<kind>_b`.
 fn table(rng: &mut StdRng, kinds: &[&Kind]) -> [String; 2] {
-    let columns = kinds.iter().map(|kind| format!("{0}_a Nullable({1}), {0}_b {1}", kind.name, kind.sql));
+    let nullable = |kind: &Kind| match kind.name {
+        "l" => "LowCardinality(Nullable(String))".to_string(),
+        _ => format!("Nullable({})", kind.sql),
+    };
+    let columns = kinds.iter().map(|kind| format!("{0}_a {1}, {0}_b {2}", kind.name, nullable(kind), kind.sql));
     let columns: Vec<_> = columns.collect();
     let create =
         format!("CREATE TABLE DB.edges (id Int32, {}) ENGINE = MergeTree ORDER BY (i4_b, s_b)", columns.join(", "));
