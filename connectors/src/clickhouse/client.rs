@@ -116,16 +116,16 @@ impl Client {
         sql: &str,
     ) -> Result<Vec<T>> {
         let permit = timeout(self.planning_wait, self.permit()).await.map_err(|_| self.used_up())??;
-        self.look_up_in(query, doing, sql, Some(permit)).await
+        Ok(self.look_up_in(query, doing, sql, Some(permit)).await?.0)
     }
 
-    /// The same outside the budget, for whoever has a place in it.
+    /// The same outside the budget, for whoever has a place in it, and the name of the server that answered.
     pub async fn look_up_beside<T: DeserializeOwned>(
         self: &Arc<Self>,
         query: &QueryId,
         doing: &str,
         sql: &str,
-    ) -> Result<Vec<T>> {
+    ) -> Result<(Vec<T>, Option<String>)> {
         self.look_up_in(query, doing, sql, None).await
     }
 
@@ -135,21 +135,22 @@ impl Client {
         doing: &str,
         sql: &str,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<Vec<T>> {
+    ) -> Result<(Vec<T>, Option<String>)> {
         // The server waits with the status until it has the whole answer.
         let settings = vec![("wait_end_of_query".to_string(), "1".to_string())];
         let read = async {
             let mut answer = self.begin(query, doing, sql, &settings, permit).await?;
             let mut body = Vec::new();
+            let server = answer.server.take();
             while let Some(chunk) = answer.chunk().await? {
                 body.extend_from_slice(&chunk);
                 if body.len() > LOOK_UP_LIMIT {
                     return Err(self.server.corrupt("a look-up of more than 64 MiB"));
                 }
             }
-            Ok(body)
+            Ok((body, server))
         };
-        let body = timeout(PLANNING_TIME, read).await.map_err(|_| self.server.timed_out(doing))??;
+        let (body, server) = timeout(PLANNING_TIME, read).await.map_err(|_| self.server.timed_out(doing))??;
         let body = String::from_utf8_lossy(&body);
         let rows = body.lines().filter(|line| !line.is_empty()).map(|line| {
             serde_json::from_str(line).map_err(|_| match super::error::code_in(line) {
@@ -157,7 +158,7 @@ impl Client {
                 None => self.server.corrupt("a look-up that is not JSON"),
             })
         });
-        rows.collect()
+        Ok((rows.collect::<Result<_>>()?, server))
     }
 
     /// Begins a statement whose answer is read piece by piece, when there is a place for it.
@@ -219,7 +220,9 @@ impl Client {
                 false => self.server.refused(doing, status.as_u16()),
             });
         }
-        Ok(Answer { response, doing: doing.to_string(), running })
+        let server = response.headers().get("x-clickhouse-server-display-name");
+        let server = server.and_then(|name| name.to_str().ok()).map(str::to_string);
+        Ok(Answer { response, doing: doing.to_string(), server, running })
     }
 
     fn request(&self, id: &str, sql: &str, settings: &Settings) -> RequestBuilder {
@@ -305,6 +308,8 @@ impl Drop for Running {
 pub(crate) struct Answer {
     response: Response,
     doing: String,
+    /// The name of the server that answers: behind one URL there may be several.
+    pub server: Option<String>,
     running: Running,
 }
 

@@ -31,6 +31,8 @@ pub(crate) struct SplitReader {
     schema: SchemaRef,
     /// Until the answer has ended.
     answer: Option<Answer>,
+    /// The name of the server that answers.
+    server: Option<String>,
     decoder: Decoder,
     /// Whether what the split names is known to have been there.
     is_verified: bool,
@@ -72,6 +74,7 @@ impl SplitReader {
             recipe,
             is_verified: !matches!(split, Split::Parts { .. }),
             split,
+            server: answer.server.clone(),
             answer: Some(answer),
             decoder,
             metrics: metrics.clone(),
@@ -129,7 +132,16 @@ impl SplitReader {
             literals(names)
         );
         // In the place of the split itself: to wait for another could be to wait for ever.
-        let counts: Vec<Count> = self.client.look_up_beside(&self.query, &reading(&self.recipe), &sql).await?;
+        let asked = self.client.look_up_beside::<Count>(&self.query, &reading(&self.recipe), &sql).await?;
+        let (counts, server) = asked;
+        if server != self.server {
+            let message = format!(
+                "table {catalog}.{database}.{table}: its parts were read from one server and looked up in another"
+            );
+            return Err(Error::new(ErrorCode::SourceError, message)
+                .with_hint("behind a load balancer, set max_splits = 1 in the catalog or name one server")
+                .retryable());
+        }
         let found = counts.first().and_then(|count| count.found.parse().ok());
         if found == Some(names.len()) {
             return Ok(());
@@ -249,8 +261,13 @@ mod tests {
     /// What a server was asked, in order.
     type Asked = Arc<Mutex<Vec<String>>>;
 
-    /// A server that gives every SELECT the same answer, in pieces.
+    /// A server that gives every SELECT the same answer, in pieces, and finds one part.
     async fn server(body: Vec<u8>, end: End) -> (Arc<Client>, Asked) {
+        servers(body, end, ["a", "a"]).await
+    }
+
+    /// The same, where rows and look-ups come from servers of these names.
+    async fn servers(body: Vec<u8>, end: End, names: [&'static str; 2]) -> (Arc<Client>, Asked) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://ann:hunter2@{}/", listener.local_addr().unwrap());
         let asked = Asked::default();
@@ -260,10 +277,15 @@ mod tests {
                 let (body, log) = (body.clone(), Arc::clone(&log));
                 tokio::spawn(async move {
                     let sql = request(&mut socket).await;
-                    let is_select = sql.starts_with("SELECT");
+                    let is_look_up = sql.contains("system.parts");
+                    let is_select = sql.starts_with("SELECT") && !is_look_up;
                     log.lock().push(sql);
-                    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
-                    socket.write_all(head.as_bytes()).await.unwrap();
+                    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n";
+                    let name = format!("X-ClickHouse-Server-Display-Name: {}\r\n\r\n", names[usize::from(is_look_up)]);
+                    socket.write_all(format!("{head}{name}").as_bytes()).await.unwrap();
+                    if is_look_up {
+                        socket.write_all(b"e\r\n{\"found\": \"1\"}\r\n").await.unwrap();
+                    }
                     for piece in body.chunks(100).filter(|_| is_select) {
                         let piece = [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat();
                         socket.write_all(&piece).await.unwrap();
@@ -297,10 +319,14 @@ mod tests {
     }
 
     async fn open(client: &Arc<Client>) -> SplitReader {
+        open_split(client, Split::Whole).await
+    }
+
+    async fn open_split(client: &Arc<Client>, split: Split) -> SplitReader {
         let columns = TYPES.iter().map(|declared| Column::new("c", declared, HashMap::new())).collect();
         let recipe = Recipe { columns, query_id: QueryId::generate().to_string(), ..sample() };
         let metrics = ScanMetrics::new(&ExecutionPlanMetricsSet::new(), 0);
-        SplitReader::open(client, Arc::new(recipe), Split::Whole, &metrics).await.unwrap()
+        SplitReader::open(client, Arc::new(recipe), split, &metrics).await.unwrap()
     }
 
     /// The rows before the end, and the error there.
@@ -341,6 +367,25 @@ mod tests {
         while !asked.lock().iter().any(|sql| sql.starts_with("KILL QUERY WHERE query_id = 'townlake-")) {
             assert!(started.elapsed() < Duration::from_secs(2), "{:?}", asked.lock());
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn named_parts_must_be_there_on_the_server_that_is_read() {
+        let cases = [
+            (["a", "a"], vec!["p"], None),
+            (["a", "b"], vec!["p"], Some("another")),
+            (["a", "a"], vec!["p", "q"], Some("merged")),
+        ];
+        for (servers_of, names, told) in cases {
+            let (client, _) = servers(stream(2), End::Whole, servers_of).await;
+            let names = names.into_iter().map(str::to_string).collect();
+            let first = open_split(&client, Split::Parts { names, others: true }).await.next().await;
+            match (first, told) {
+                (Ok(Some((batch, _))), None) => assert_eq!(batch.num_rows(), 3),
+                (Err(error), Some(told)) => assert!(error.is_retryable() && error.message().contains(told), "{error}"),
+                (other, told) => panic!("{told:?}: {:?}", other.map(|found| found.is_some())),
+            }
         }
     }
 }
