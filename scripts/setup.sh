@@ -136,10 +136,10 @@ elif [ "$level" = test ]; then
             "$environment/bin/python" -m pip install -q --disable-pip-version-check "${@:3}" &&
             printf '%s\n' "$list" >"$environment/packages.stamp"
     }
+    engine venv-chdb "the embedded ClickHouse engine (900 MB)" chdb==4.4.0 chdb-core==26.9.0
     engine venv-spark "Spark (370 MB, about a minute)" pyspark==3.5.9
     engine venv-duckdb "DuckDB with its iceberg extension" duckdb==1.5.5 duckdb-extensions==1.5.5 \
         duckdb-extension-iceberg==1.5.5 duckdb-extension-httpfs==1.5.5 duckdb-extension-avro==1.5.5
-    engine venv-chdb "the embedded ClickHouse engine (900 MB)" chdb==4.4.0 chdb-core==26.9.0
     # group:name:version[:type:classifier]
     for artifact in org.apache.iceberg:iceberg-spark-runtime-3.5_2.12:1.10.0 org.postgresql:postgresql:42.7.7 \
         org.projectnessie.nessie:nessie-quarkus:0.108.8:jar:runner; do
