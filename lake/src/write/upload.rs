@@ -145,3 +145,62 @@ fn in_background(work: impl Future<Output = ()> + Send + 'static) {
         runtime.spawn(work);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::extract::State;
+    use axum::http::{Method, StatusCode, Uri};
+    use parking_lot::Mutex;
+    use townlake_common::config::Config;
+
+    use super::*;
+    use crate::LakeObjects;
+
+    /// An S3 that begins uploads and takes no part.
+    async fn fake_s3(State(asked): State<Arc<Mutex<Vec<String>>>>, method: Method, uri: Uri) -> (StatusCode, String) {
+        let query = uri.query().unwrap_or_default();
+        asked.lock().push(format!("{method} {query}"));
+        let begun = "<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>f</Key><UploadId>U</UploadId>\
+                     </InitiateMultipartUploadResult>";
+        match method {
+            Method::POST if query == "uploads" => (StatusCode::OK, begun.to_string()),
+            Method::DELETE => (StatusCode::NO_CONTENT, String::new()),
+            _ => (StatusCode::FORBIDDEN, String::new()),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_fails_is_aborted() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let router = axum::Router::new().fallback(fake_s3).with_state(Arc::clone(&asked));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let text = format!(
+            "[catalogs.l]\ntype = \"iceberg\"\ncatalog = \"sql\"\nuri = \"sqlite:///tmp/none.db\"\n\
+             warehouse = \"s3://b\"\ns3_endpoint = \"http://{address}\"\ns3_path_style = true\n\
+             s3_access_key_id = \"a\"\ns3_secret_access_key = \"hunter2\""
+        );
+        let objects = LakeObjects::from_config(&Config::from_toml(&text).unwrap().catalogs).unwrap();
+        let (store, path) = objects.access("l").unwrap().object_store("s3://b/f").unwrap();
+        let mut upload = Upload::new(store, path);
+        let part = Bytes::from(vec![0; PART]);
+        let failed = async {
+            for _ in 0..8 {
+                upload.put(part.clone()).await?;
+            }
+            upload.finish().await.map(|untold| untold.told())
+        };
+        assert!(failed.await.is_err());
+        let aborted = || asked.lock().iter().any(|request| request == "DELETE uploadId=U");
+        for _ in 0..500 {
+            if aborted() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(aborted(), "{:?}", asked.lock());
+    }
+}
