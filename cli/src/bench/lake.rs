@@ -40,7 +40,10 @@ pub(super) async fn run(rounds: usize) -> Result<()> {
     single.register("plain", &data).await?;
     let door = Door(bed.connection.clone());
     let within = Within::new(bed.folder.path(), &["plain", "marked"]).await?;
-    println!("{} rows in {FILES} files; all in one process with 2 threads, the last two in 2 executors × 1 slot", FILES * ROWS_A_FILE);
+    println!(
+        "{} rows in {FILES} files; all in one process with 2 threads, the last two in 2 executors × 1 slot",
+        FILES * ROWS_A_FILE
+    );
     println!(
         "{:<44} {:>10} {:>16} {:>17} {:>16} {:>17}",
         "", "DataFusion", "no deletes", "1 % deleted", "no deletes", "1 % deleted"

@@ -117,7 +117,8 @@ async fn a_server_says_when_it_wants_to_be_asked_again() {
 #[tokio::test]
 async fn tokens_come_from_the_server_that_gives_them() {
     let login = "credential = \"me:hunter2\"\n";
-    let (script, client) = start(&format!("{login}scope = \"\"\noauth2_server_uri = \"http://ADDRESS/else/token\"")).await;
+    let (script, client) =
+        start(&format!("{login}scope = \"\"\noauth2_server_uri = \"http://ADDRESS/else/token\"")).await;
     let asked = script.asked();
     assert!(asked[0].starts_with("token /else/token grant_type=client_credentials"), "{asked:?}");
     assert!(!asked[0].contains("scope"), "{asked:?}");

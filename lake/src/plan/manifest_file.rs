@@ -71,7 +71,8 @@ fn other_names(header: &Header<'_>) -> Option<Vec<(&'static str, Vec<u8>)>> {
     let columns = schema.get("fields")?.as_array()?;
     for field in spec.as_array_mut()? {
         let name = field.get("name")?.as_str()?.to_string();
-        let Some(column) = columns.iter().find(|column| column.get("name").and_then(Value::as_str) == Some(&name)) else {
+        let Some(column) = columns.iter().find(|column| column.get("name").and_then(Value::as_str) == Some(&name))
+        else {
             continue;
         };
         let is_column = field.get("transform")?.as_str()? == "identity" && field.get("source-id") == column.get("id");
