@@ -145,7 +145,7 @@ impl LakeCatalog {
         let spec = partition_spec(&iceberg, &create.columns, &create.partition)?;
         let sort_order = sort_order(&create.sort, &iceberg)?;
         if let Some(location) = &create.location {
-            self.objects.object_store(location)?; // a location that could never be written to is refused now
+            self.objects.locate(location)?; // a location that could never be written to is refused now
         }
         self.check_no_view(&name).await?;
         let mut properties: HashMap<String, String> = create.properties.into_iter().collect();
@@ -180,9 +180,12 @@ impl LakeCatalog {
         check_table_name(table)?;
         let name = TableName::new(schema, table);
         self.check_no_view(&name).await?;
-        // Read first: whoever keeps the catalog need not look at what it is told.
-        let what = format!("{}.{name}", self.name);
-        metadata_file::read(&self.objects, &self.name, metadata_location, &what).await?;
+        // Read first: whoever keeps the catalog need not look at what it is told. Where keys come with tables there are none
+        // before the table, and the server looks.
+        if !self.objects.may_be_vended() {
+            let what = format!("{}.{name}", self.name);
+            metadata_file::read(&self.objects, &self.name, metadata_location, &what).await?;
+        }
         let head = self.catalog.register_table(&name, metadata_location).await?;
         self.pin(&name, head, None)
     }
@@ -276,6 +279,7 @@ impl LakeCatalog {
 
     fn pin(&self, name: &TableName, head: TableHead, at: Option<&TableVersion>) -> Result<LoadedTable> {
         let full_name = format!("{}.{name}", self.name);
+        let objects = self.objects.of_table(name, head.metadata.uuid());
         let snapshot = match at {
             None => head.metadata.current_snapshot().cloned(),
             Some(at) => Some(snapshot_at(&head.metadata, at, &full_name)?),
@@ -299,7 +303,7 @@ impl LakeCatalog {
             snapshot,
             arrow_schema: schema::to_arrow(&iceberg_schema)?,
             iceberg_schema,
-            objects: self.objects.of_table(name),
+            objects,
             branch: MAIN_BRANCH.to_string(),
         })
     }

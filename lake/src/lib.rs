@@ -26,6 +26,7 @@ mod fuzz_tests;
 mod import;
 mod lake_catalog;
 mod leftovers;
+mod location;
 mod maintenance;
 mod metadata_tables;
 mod objects;

@@ -19,6 +19,7 @@ use townlake_common::{Error, ErrorCode, QueryId, Result};
 use self::columns::{check_columns, columns_of};
 use self::folder::Folder;
 use self::records::records;
+use crate::location::one_spelling;
 use crate::plan::plan_files;
 use crate::{CreateTable, LakeCatalog, LoadedTable, PartitionField, commit};
 
@@ -68,10 +69,10 @@ impl LakeCatalog {
     /// Errors: `FILE_NOT_FOUND` for a folder without Parquet files; `ALREADY_EXISTS` for a file that the table has;
     /// `NOT_SUPPORTED`, `INVALID_ARGUMENT`, `DATA_CORRUPT` naming the file and the column. Then nothing is changed.
     pub async fn add_files(&self, table: &LoadedTable, location: &str, query: &QueryId) -> Result<Imported> {
-        let folder = Folder::read(self.objects(), location).await?;
+        let folder = Folder::read(&table.objects, location).await?;
         let there = plan_files(table, &[]).await?.files;
-        let there: HashSet<&str> = there.iter().map(|file| file.path.as_str()).collect();
-        if let Some(twice) = folder.files.iter().find(|file| there.contains(file.uri.as_str())) {
+        let there: HashSet<_> = there.iter().map(|file| one_spelling(&file.path)).collect();
+        if let Some(twice) = folder.files.iter().find(|file| there.contains(&one_spelling(&file.uri))) {
             let message = format!("table {} has the file {} already", table.full_name(), twice.uri);
             return Err(Error::new(ErrorCode::AlreadyExists, message));
         }
