@@ -51,6 +51,8 @@ pub enum StateOf {
     Rows,
     /// The number of values that are not NULL.
     Count(usize),
+    /// The same; NULL without any.
+    CountOrNull(usize),
     /// Their sum; NULL without any.
     Sum(usize),
     /// The least.

@@ -177,7 +177,7 @@ fn states_of(function: &AggregateFunctionExpr, below: &Below<'_>) -> std::result
         "sum" => vec![StateOf::Sum(column()?)],
         "min" => vec![StateOf::Min(column()?)],
         "max" => vec![StateOf::Max(column()?)],
-        "avg" => vec![StateOf::Count(column()?), StateOf::Sum(column()?)],
+        "avg" => vec![StateOf::CountOrNull(column()?), StateOf::Sum(column()?)],
         _ => return Err(format!("{name} is not asked of a source")),
     };
     if of.len() != fields.len() {

@@ -6,6 +6,7 @@ mod discovery;
 mod failures;
 mod filters;
 mod random_filters;
+mod random_queries;
 mod scans;
 mod values;
 

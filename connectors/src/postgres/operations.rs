@@ -68,6 +68,9 @@ impl Recipe {
         match of {
             StateOf::Rows => Ok(("count(*)".to_string(), Scalar::Int8)),
             StateOf::Count(column) => Ok((format!("count({})", self.expression(column)?), Scalar::Int8)),
+            StateOf::CountOrNull(column) => {
+                Ok((format!("nullif(count({}), 0)", self.expression(column)?), Scalar::Int8))
+            }
             StateOf::Sum(column) => self.sum(column, wanted),
             StateOf::Min(column) => self.extreme("min", column),
             StateOf::Max(column) => self.extreme("max", column),
