@@ -316,7 +316,9 @@ fn is_worth_it(left: &Below<'_>, right: &Below<'_>, on: &[(usize, usize)]) -> st
     let distinct = |below: &Below<'_>, column: usize| below.scan.scan().estimate().columns.get(column)?.distinct;
     // Of the most selective pair of columns, as System R does: |L| · |R| / max(distinct values).
     let per_pair = on.iter().filter_map(|(l, r)| Some(distinct(left, *l)?.max(distinct(right, *r)?).max(1)));
-    let Some(divisor) = per_pair.max() else { return Err("nothing is known of the values that it compares".to_string()) };
+    let Some(divisor) = per_pair.max() else {
+        return Err("nothing is known of the values that it compares".to_string());
+    };
     let result = (u128::from(rows_left) * u128::from(rows_right) / u128::from(divisor)) as u64;
     match result > rows_left.saturating_add(rows_right) {
         true => Err(format!("about {result} rows of {rows_left} and {rows_right}")),

@@ -11,7 +11,6 @@
 //! A sum of bigints wraps around here, as DataFusion's does; Postgres's own is a numeric that does not. Sums of floating point
 //! depend on their order, and NaN is greatest there and not here.
 
-
 use arrow::datatypes::DataType;
 
 use super::recipe::Recipe;

@@ -182,8 +182,7 @@ pub(crate) mod tests {
             nullable: true,
             metadata: HashMap::from([("townlake.source_type".to_string(), "x".to_string())]),
         };
-        let columns =
-            vec![column("id", Scalar::Int8), column("balance", Scalar::Numeric { precision: 15, scale: 2 })];
+        let columns = vec![column("id", Scalar::Int8), column("balance", Scalar::Numeric { precision: 15, scale: 2 })];
         Recipe {
             catalog: "crm".into(),
             schema: "public".into(),

@@ -73,7 +73,11 @@ fn top(rng: &mut StdRng) -> String {
     };
     let (first, second) = (key(rng), key(rng));
     let limit = rng.random_range(1..40);
-    format!("SELECT id, {} AS v FROM edges{} ORDER BY {first}, {second}, id LIMIT {limit}", any_column(rng), filter(rng))
+    format!(
+        "SELECT id, {} AS v FROM edges{} ORDER BY {first}, {second}, id LIMIT {limit}",
+        any_column(rng),
+        filter(rng)
+    )
 }
 
 fn join(rng: &mut StdRng) -> String {
@@ -86,7 +90,10 @@ fn join(rng: &mut StdRng) -> String {
         _ => "e.id = o.id".to_string(),
     };
     let shown = format!("e.id AS a, o.id AS b, e.{} AS c, o.{} AS d", any_column(rng), any_column(rng));
-    let inner = format!("SELECT {shown} FROM edges AS e JOIN others AS o ON {on}{more} WHERE o.id < {}", rng.random_range(1..90));
+    let inner = format!(
+        "SELECT {shown} FROM edges AS e JOIN others AS o ON {on}{more} WHERE o.id < {}",
+        rng.random_range(1..90)
+    );
     match rng.random_range(0..3) {
         0 => format!("SELECT d, count(*) AS n, sum(a) AS s FROM ({inner}) AS j GROUP BY d"),
         _ => inner,
@@ -108,9 +115,10 @@ fn rows(batches: &[RecordBatch]) -> Vec<String> {
     for batch in batches {
         let columns: Vec<_> =
             batch.columns().iter().map(|column| ArrayFormatter::try_new(column.as_ref(), &options).unwrap()).collect();
-        rows.extend((0..batch.num_rows()).map(|row| {
-            columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(" | ")
-        }));
+        rows.extend(
+            (0..batch.num_rows())
+                .map(|row| columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(" | ")),
+        );
     }
     rows.sort_unstable();
     rows
