@@ -22,7 +22,7 @@ const DEFAULT_SCOPE: &str = "catalog";
 pub(super) enum Login {
     None,
     Bearer(Secret),
-    ClientCredentials(ClientCredentials),
+    ClientCredentials(Box<ClientCredentials>),
 }
 
 pub(super) struct ClientCredentials {
@@ -65,13 +65,13 @@ impl Login {
             },
         };
         let scope = config.scope.clone().unwrap_or_else(|| DEFAULT_SCOPE.to_string());
-        Ok(Self::ClientCredentials(ClientCredentials {
+        Ok(Self::ClientCredentials(Box::new(ClientCredentials {
             id: id.to_string(),
             secret: Secret::new(secret),
             scope: Some(scope).filter(|scope| !scope.is_empty()),
             server,
             held: Mutex::default(),
-        }))
+        })))
     }
 
     /// Whether another token can be had for one that is refused.
