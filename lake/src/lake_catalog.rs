@@ -15,7 +15,7 @@ use crate::catalog::sql::SqlCatalog;
 use crate::catalog::{Catalog, NewTable, TableHead, TableName};
 use crate::{
     CreateTable, Delta, LakeObjects, LoadedTable, MetadataTable, ObjectAccess, PartitionField, Replacement,
-    TableChange, TableVersion, WrittenFile, commit, refs, schema,
+    TableChange, TableVersion, WrittenFile, commit, properties, refs, schema,
 };
 
 /// The property that holds a table's comment, as Spark and Trino have it.
@@ -108,6 +108,10 @@ impl LakeCatalog {
 
     /// Creates a schema. `false`: it was there, and `if_not_exists` was said.
     pub async fn create_schema(&self, name: &str, if_not_exists: bool) -> Result<bool> {
+        if name.eq_ignore_ascii_case("information_schema") {
+            let message = format!("the schema {name} describes the catalog {} and is there already", self.name);
+            return Err(Error::new(ErrorCode::AlreadyExists, message));
+        }
         match self.catalog.create_namespace(name).await {
             Ok(()) => Ok(true),
             Err(error) if if_not_exists && error.code() == ErrorCode::AlreadyExists => Ok(false),
@@ -141,6 +145,8 @@ impl LakeCatalog {
     pub async fn create_table(&self, create: CreateTable) -> Result<Option<Arc<LoadedTable>>> {
         let name = TableName::new(&create.schema, &create.table);
         check_table_name(&create.table)?;
+        check_column_names(&create.columns)?;
+        properties::check(create.properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
         let iceberg = schema::from_arrow(&create.columns)?;
         let spec = partition_spec(&iceberg, &create.columns, &create.partition)?;
         let sort_order = sort_order(&create.sort, &iceberg)?;
@@ -359,6 +365,18 @@ pub(crate) fn no_such_reference(metadata: &TableMetadata, name: &str, table: &st
 }
 
 /// The spec of `PARTITIONED BY`.
+/// Names that differ only in their case are one name in other engines.
+fn check_column_names(columns: &[FieldRef]) -> Result<()> {
+    let mut taken = HashMap::new();
+    for column in columns {
+        if let Some(other) = taken.insert(column.name().to_lowercase(), column.name()) {
+            let message = format!("the columns {other} and {} differ only in their case", column.name());
+            return Err(Error::new(ErrorCode::InvalidQuery, message).with_hint("give one of them another name"));
+        }
+    }
+    Ok(())
+}
+
 fn partition_spec(schema: &Schema, columns: &[FieldRef], fields: &[PartitionField]) -> Result<UnboundPartitionSpec> {
     let mut builder = UnboundPartitionSpec::builder();
     for field in fields {

@@ -31,6 +31,7 @@ mod maintenance;
 mod metadata_tables;
 mod objects;
 pub mod plan;
+mod properties;
 mod refs;
 mod s3;
 pub mod scan;
