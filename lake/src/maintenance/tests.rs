@@ -13,7 +13,7 @@ use townlake_common::{ErrorCode, QueryId};
 
 use super::{Deleted, Expiration, OrphanSearch};
 use crate::testing::Lake;
-use crate::{BranchMove, Delta, LoadedTable, PartitionField, SnapshotChoice, TableChange, plan_files};
+use crate::{BranchMove, CreateTable, Delta, LoadedTable, PartitionField, SnapshotChoice, TableChange, plan_files};
 
 const ALL: &str = "SELECT id FROM t ORDER BY id";
 const DAY: u64 = 24 * 60 * 60;
@@ -203,6 +203,27 @@ async fn the_folder_of_a_renamed_table_is_not_cleaned_by_the_next_one_of_its_nam
     lake.catalog.drop_table("s", "u", false).await.unwrap();
     let gone = lake.catalog.remove_orphan_files(&table, search(5 * DAY), false).await.unwrap();
     assert_eq!(gone.iter().filter(|file| file.uri.ends_with(".parquet")).count(), 3);
+}
+
+#[tokio::test]
+async fn what_another_table_writes_into_the_folder_stays() {
+    let (lake, context) = three_inserts().await;
+    let made = crate::testing::create_table("u", &[("id", DataType::Int64)], &[]);
+    let properties = [("write.data.path".to_string(), format!("{}/data", lake.location("t")))].into();
+    lake.catalog.create_table(CreateTable { properties, ..made }).await.unwrap();
+    lake.insert(&context, "u", rows(&[7])).await;
+    for path in files_below(&folder(&lake)) {
+        age(&path, 30 * DAY);
+    }
+    let table = lake.load("t").await;
+    let refused = lake.catalog.remove_orphan_files(&table, search(5 * DAY), false).await.unwrap_err();
+    assert!(refused.code() == ErrorCode::NotSupported && refused.message().contains("lake.s.u"), "{refused}");
+    assert_eq!(lake.rows(&context, "u", ALL).await, [["7"]]);
+    // Nor are files taken from there into a third one.
+    let folder = format!("{}/data", lake.location("t"));
+    let refused = lake.catalog.migrate("s", "v", &folder, &QueryId::generate()).await.unwrap_err();
+    assert!(refused.code() == ErrorCode::NotSupported && refused.message().contains("lake.s.t"), "{refused}");
+    assert!(lake.catalog.load("s", "v", None).await.unwrap().is_none());
 }
 
 #[tokio::test]
