@@ -92,7 +92,7 @@ mod tests {
             let shape = |condition: &str| {
                 let mut text = format!("{:?}", without_nesting(parsed(&format!("SELECT 1 WHERE {condition}"))));
                 // Places differ with the parentheses.
-                while let Some(start) = text.find("span: Span(") {
+                while let Some(start) = text.find("Location(") {
                     let end = text[start..].find(')').unwrap() + start;
                     text.replace_range(start..=end, "");
                 }

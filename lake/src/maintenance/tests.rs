@@ -220,8 +220,14 @@ async fn what_another_table_writes_into_the_folder_stays() {
     assert!(refused.code() == ErrorCode::NotSupported && refused.message().contains("lake.s.u"), "{refused}");
     assert_eq!(lake.rows(&context, "u", ALL).await, [["7"]]);
     // Nor are files taken from there into a third one.
-    let folder = format!("{}/data", lake.location("t"));
-    let refused = lake.catalog.migrate("s", "v", &folder, &QueryId::generate()).await.unwrap_err();
+    let below = folder(&lake).join("below");
+    std::fs::create_dir(&below).unwrap();
+    let file = std::fs::File::create(below.join("x.parquet")).unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, rows(&[1]).schema(), None).unwrap();
+    writer.write(&rows(&[1])).unwrap();
+    writer.close().unwrap();
+    let below = format!("{}/below", lake.location("t"));
+    let refused = lake.catalog.migrate("s", "v", &below, &QueryId::generate()).await.unwrap_err();
     assert!(refused.code() == ErrorCode::NotSupported && refused.message().contains("lake.s.t"), "{refused}");
     assert!(lake.catalog.load("s", "v", None).await.unwrap().is_none());
 }
