@@ -9,10 +9,14 @@
 mod clickhouse;
 pub mod codec;
 mod connections;
+mod nothing_pushed;
+pub mod operation;
 mod postgres;
+pub mod pushdown;
 pub mod scan;
 mod spi;
 
 pub use connections::SourceConnections;
+pub use nothing_pushed::NothingPushed;
 pub use scan::SourceScanExec;
 pub use spi::{COMMENT, ForeignKey, NOTE, SOURCE_TYPE, Source, SourceTable, TableKeys, TableKind, column_comment};

@@ -5,7 +5,9 @@ mod budget;
 mod discovery;
 mod failures;
 mod filters;
+mod operations;
 mod random_filters;
+mod random_queries;
 mod scans;
 mod values;
 

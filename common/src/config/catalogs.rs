@@ -35,8 +35,10 @@ pub struct IcebergCatalog {
     pub credential: Option<Secret>,
     /// REST: a bearer token.
     pub token: Option<Secret>,
-    /// REST: OAuth2 scope.
+    /// REST: OAuth2 scope; empty: none is asked for.
     pub scope: Option<String>,
+    /// REST: where `credential` is exchanged for tokens, if not at the catalog's own `/v1/oauth/tokens`.
+    pub oauth2_server_uri: Option<String>,
     /// REST: whether the server vends keys for S3; by default where the configuration has none.
     pub vended_credentials: Option<bool>,
     /// S3: endpoint URL, where it is not AWS.
@@ -185,9 +187,18 @@ impl CatalogConfig {
 
 impl IcebergCatalog {
     fn validate(&self, name: &str) -> Result<()> {
+        let wrong = |what: &str| Err(Error::new(ErrorCode::ConfigInvalid, format!("catalogs.{name}: {what}")));
         if self.catalog == IcebergCatalogKind::Sql && self.warehouse.is_empty() {
-            let message = format!("catalogs.{name}: an SQL catalog needs a `warehouse` (file:///… or s3://…)");
-            return Err(Error::new(ErrorCode::ConfigInvalid, message));
+            return wrong("an SQL catalog needs a `warehouse` (file:///… or s3://…)");
+        }
+        if self.s3_access_key_id.is_some() != self.s3_secret_access_key.is_some() {
+            return wrong("`s3_access_key_id` and `s3_secret_access_key` go together");
+        }
+        if self.vended_credentials == Some(true) && self.catalog == IcebergCatalogKind::Sql {
+            return wrong("an SQL catalog has no server that could give `vended_credentials`");
+        }
+        if self.oauth2_server_uri.is_some() && self.credential.is_none() {
+            return wrong("`oauth2_server_uri` gives no token without a `credential`");
         }
         Ok(())
     }
@@ -240,6 +251,27 @@ fn default_connect_timeout() -> Duration {
 mod tests {
     use super::*;
     use crate::config::Config;
+
+    #[test]
+    fn what_an_iceberg_catalog_cannot_mean_is_refused() {
+        let read = |keys: &str| {
+            let text = format!("[catalogs.l]\ntype = \"iceberg\"\nuri = \"https://h\"\n{keys}");
+            Config::from_toml(&text)
+        };
+        let (rest, sql) = ("catalog = \"rest\"", "catalog = \"sql\"\nwarehouse = \"s3://b\"");
+        let refused = [
+            ("catalog = \"sql\"".to_string(), "warehouse"),
+            (format!("{sql}\nvended_credentials = true"), "vended_credentials"),
+            (format!("{rest}\ns3_access_key_id = \"a\""), "s3_secret_access_key"),
+            (format!("{rest}\noauth2_server_uri = \"https://h/token\""), "oauth2_server_uri"),
+        ];
+        for (keys, key) in refused {
+            let error = read(&keys).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::ConfigInvalid, "{keys}");
+            assert!(error.message().contains("catalogs.l") && error.message().contains(key), "{keys}: {error}");
+        }
+        assert!(read(&format!("{rest}\ncredential = \"a:b\"\noauth2_server_uri = \"https://h/token\"")).is_ok());
+    }
 
     #[test]
     fn what_a_postgres_catalog_cannot_mean_is_refused() {

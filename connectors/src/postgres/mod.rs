@@ -9,6 +9,7 @@ mod discovery;
 mod error;
 mod filters;
 mod numeric;
+mod operations;
 mod pool;
 mod provider;
 mod reader;

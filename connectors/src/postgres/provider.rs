@@ -20,8 +20,8 @@ use super::recipe::{Recipe, Split};
 use super::snapshot::Snapshot;
 use super::splits;
 use super::types::Column;
-use crate::scan::{Estimate, SourceScanExec, external};
 use crate::TableKind;
+use crate::scan::{Estimate, SourceScanExec, external};
 
 /// A LIMIT up to this without a filter is read by one split: the others would begin in vain.
 const SMALL_LIMIT: usize = 8192;
@@ -60,6 +60,8 @@ impl PostgresTable {
         let projection = projection.unwrap_or(&all);
         let divided = self.translator().divide(filters);
         let snapshot = Snapshot::of(query, &self.pool).await?;
+        let selected: Vec<_> = projection.iter().filter_map(|index| columns.get(*index).cloned()).collect();
+        let deterministic = &self.relation.deterministic;
         let mut recipe = Recipe {
             catalog: self.pool.server().catalog.clone(),
             schema: schema.clone(),
@@ -67,7 +69,13 @@ impl PostgresTable {
             query_id: query.id.to_string(),
             principal: query.principal.name.clone(),
             snapshot: snapshot.id().to_string(),
-            columns: projection.iter().filter_map(|index| columns.get(*index).cloned()).collect(),
+            expressions: selected.iter().map(Column::expression).collect(),
+            columns: selected,
+            joins: Vec::new(),
+            joined: Vec::new(),
+            grouped: None,
+            order: Vec::new(),
+            deterministic: projection.iter().map(|index| deterministic.get(*index) == Some(&true)).collect(),
             // A limit counts what passes the filters: with one that stays here, the server cannot count.
             limit: limit.filter(|_| divided.local.is_empty()).map(|limit| limit as u64),
             predicate: divided.pushed,

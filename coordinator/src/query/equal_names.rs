@@ -46,6 +46,11 @@ impl VisitorMut for NamesApart {
                     }
                 }
                 SelectItem::ExprWithAlias { alias, .. } => {
+                    let name = normalize(alias.clone());
+                    if taken.contains(&name) {
+                        let apart = (1..).map(|n| format!("{name}_{n}")).find(|name| !taken.contains(name));
+                        *alias = Ident::with_quote('"', apart.unwrap_or_default());
+                    }
                     taken.insert(normalize(alias.clone()));
                 }
                 _ => any = true,
@@ -82,6 +87,7 @@ mod tests {
                 "SELECT count(*), COUNT(*) AS \"count(*)_1\", 1 AS \"A\", a FROM t",
             ),
             ("SELECT a, a AS a_1, A FROM t", "SELECT a, a AS a_1, A AS \"a_2\" FROM t"),
+            ("SELECT 1 AS a, 2 AS a", "SELECT 1 AS a, 2 AS \"a_1\""),
             ("SELECT *, a FROM t", "SELECT *, a AS \"a_1\" FROM t"),
             ("SELECT * FROM (SELECT b, b FROM t)", "SELECT * FROM (SELECT b, b AS \"b_1\" FROM t)"),
         ] {

@@ -12,6 +12,7 @@ mod change_table;
 mod changes;
 mod create_table;
 mod depth;
+mod distinct_from;
 mod equal_names;
 mod explain;
 #[cfg(test)]

@@ -71,6 +71,11 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Duration,
     },
     Setting {
+        name: "source_pushdown",
+        description: "what sources do for us: `all`, only `filters` (with projection and limit), or `none`",
+        kind: Kind::OneOf(&["all", "filters", "none"]),
+    },
+    Setting {
         name: "target_partitions",
         description: "partitions of a scan and an exchange (1 to 1024)",
         kind: Kind::Number { from: 1, to: 1024 },
@@ -130,6 +135,36 @@ pub(super) fn nearest_name(name: &str) -> Option<&'static str> {
     nearest(name, SETTINGS.iter().map(|setting| setting.name))
 }
 
+/// What sources do for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SourcePushdown {
+    /// All that is known to give the same rows there.
+    #[default]
+    All,
+    /// Filters, projection and limit.
+    Filters,
+    /// Projection.
+    None,
+}
+
+impl SourcePushdown {
+    fn named(name: Option<&str>) -> Self {
+        match name {
+            Some("filters") => Self::Filters,
+            Some("none") => Self::None,
+            _ => Self::All,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Filters => "filters",
+            Self::None => "none",
+        }
+    }
+}
+
 /// What a session's settings and the configuration's limits come to for one query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effective {
@@ -139,6 +174,8 @@ pub struct Effective {
     pub target_partitions: usize,
     /// Every scan goes to executors, however small.
     pub always_cluster: bool,
+    /// What sources do for us.
+    pub source_pushdown: SourcePushdown,
     batch_size: Option<usize>,
     broadcast_limit: Option<ByteSize>,
     prefer_hash_join: Option<bool>,
@@ -160,6 +197,7 @@ impl Effective {
             timeout: timeout(settings.get("query_timeout").map(String::as_str), limits.query_timeout),
             target_partitions: number("target_partitions").unwrap_or(default_partitions),
             always_cluster: settings.get("execution").is_some_and(|value| value == "cluster"),
+            source_pushdown: SourcePushdown::named(settings.get("source_pushdown").map(String::as_str)),
             batch_size: number("batch_size"),
             broadcast_limit: settings.get("broadcast_limit").and_then(|value| value.parse().ok()),
             prefer_hash_join: flag("prefer_hash_join"),
@@ -200,6 +238,7 @@ impl Effective {
             "parquet_pushdown_filters" => config.options().execution.parquet.pushdown_filters.to_string(),
             "prefer_hash_join" => config.options().optimizer.prefer_hash_join.to_string(),
             "query_timeout" => humantime::format_duration(self.timeout.unwrap_or_default()).to_string(),
+            "source_pushdown" => self.source_pushdown.name().to_string(),
             "target_partitions" => self.target_partitions.to_string(),
             _ => String::new(),
         }

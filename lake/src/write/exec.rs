@@ -18,6 +18,7 @@ use datafusion::physical_plan::{
 use futures::StreamExt;
 use townlake_common::Error;
 
+use super::crowded::sorted_by_partition;
 use super::files::TaskFiles;
 use super::{WRITTEN_FILES_SCHEMA, WriteSpec, answer, rows};
 
@@ -100,7 +101,7 @@ impl ExecutionPlan for IcebergWriteExec {
         let memory = MemoryConsumer::new(format!("IcebergWriteExec[{partition}]")).register(context.memory_pool());
         let files = TaskFiles::new(Arc::clone(&self.spec), store, partition, memory).map_err(external)?;
         let counts = Counts::new(&self.metrics, partition);
-        let answer = write_all(Arc::clone(&self.spec), input, files, counts);
+        let answer = write_all(Arc::clone(&self.spec), input, files, counts, context);
         let schema = Arc::clone(&WRITTEN_FILES_SCHEMA);
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::once(answer))))
     }
@@ -126,14 +127,29 @@ impl Counts {
 
 async fn write_all(
     spec: Arc<WriteSpec>,
-    mut input: SendableRecordBatchStream,
+    input: SendableRecordBatchStream,
     mut files: TaskFiles,
     counts: Counts,
+    context: Arc<TaskContext>,
 ) -> Result<RecordBatch> {
+    let target = Arc::clone(&spec);
+    let to_table = move |batch: Result<RecordBatch>| {
+        rows::to_table(&target.table, &target.arrow_schema, &batch?).map_err(external)
+    };
+    let mut input = input.map(to_table);
     while let Some(batch) = input.next().await.transpose()? {
-        let batch = rows::to_table(&spec.table, &spec.arrow_schema, &batch).map_err(external)?;
-        files.write(&batch).await.map_err(external)?;
-        counts.rows.add(batch.num_rows());
+        if files.write_unless_crowded(&batch).await.map_err(external)? {
+            counts.rows.add(batch.num_rows());
+            continue;
+        }
+        let Some(partitioner) = files.partitioner() else { return internal_err!("one partition is too many") };
+        let rest = futures::stream::once(std::future::ready(Ok(batch))).chain(input);
+        let mut sorted = sorted_by_partition(partitioner, &spec.arrow_schema, rest, &context)?;
+        while let Some(batch) = sorted.next().await.transpose()? {
+            files.write(&batch).await.map_err(external)?;
+            counts.rows.add(batch.num_rows());
+        }
+        break;
     }
     let (finished, untold) = files.finish().await.map_err(external)?;
     for file in &finished {
