@@ -9,6 +9,7 @@
 mod clickhouse;
 pub mod codec;
 mod connections;
+mod filters;
 mod nothing_pushed;
 pub mod operation;
 mod postgres;

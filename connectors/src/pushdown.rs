@@ -84,21 +84,6 @@ impl<'a> Below<'a> {
     fn column(&self, expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
         self.columns.get(expr.downcast_ref::<Column>()?.index()).copied()
     }
-
-    /// The plan with another scan at its end.
-    fn with(plan: &Plan, scan: SourceScanExec) -> Result<Plan> {
-        match plan.downcast_ref::<SourceScanExec>() {
-            Some(_) => Ok(Arc::new(scan)),
-            None => {
-                let children = plan.children().into_iter().map(|child| Self::with(child, scan_again(&scan)));
-                over(plan, children.collect::<Result<Vec<_>>>()?)
-            }
-        }
-    }
-}
-
-fn scan_again(scan: &SourceScanExec) -> SourceScanExec {
-    scan.with_scan(Arc::clone(scan.scan()))
 }
 
 /// The node as it was, over a scan that says why.
@@ -106,7 +91,7 @@ fn kept(node: &Plan, what: &str, reason: &str) -> Result<Transformed<Plan>> {
     let children = node.children().into_iter().map(|child| match Below::of(child) {
         Some(below) => {
             let noted = below.scan.with_kept_here(format!("{what}: {reason}"));
-            note(child, noted)
+            with_scan_below(child, noted)
         }
         None => Ok(Arc::clone(child)),
     });
@@ -118,10 +103,11 @@ fn over(plan: &Plan, children: Vec<Plan>) -> Result<Plan> {
     Arc::clone(plan).replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
 }
 
-fn note(plan: &Plan, noted: SourceScanExec) -> Result<Plan> {
+/// The plan, which [`Below`] sees through, with another scan at its end.
+fn with_scan_below(plan: &Plan, scan: SourceScanExec) -> Result<Plan> {
     match plan.downcast_ref::<ProjectionExec>() {
-        Some(projection) => over(plan, vec![note(projection.input(), noted)?]),
-        None => Ok(Arc::new(noted)),
+        Some(projection) => over(plan, vec![with_scan_below(projection.input(), scan)?]),
+        None => Ok(Arc::new(scan)),
     }
 }
 
@@ -232,7 +218,7 @@ fn first(node: &Plan, sort: &SortExec) -> Result<Transformed<Plan>> {
     let operation = Operation::First { order: &order, rows: rows as u64 };
     match below.scan.scan().push(&operation) {
         Ok(scan) => {
-            let input = Below::with(sort.input(), below.scan.with_scan(scan))?;
+            let input = with_scan_below(sort.input(), below.scan.with_scan(scan))?;
             Ok(Transformed::yes(over(node, vec![input])?))
         }
         Err(reason) => kept(node, "top rows", &reason),
@@ -313,13 +299,9 @@ fn is_worth_it(left: &Below<'_>, right: &Below<'_>, on: &[(usize, usize)]) -> st
     let (Some(rows_left), Some(rows_right)) = (rows(left), rows(right)) else {
         return Err("nothing is known of the size of its sides".to_string());
     };
-    let distinct = |below: &Below<'_>, column: usize| below.scan.scan().estimate().columns.get(column)?.distinct;
-    // Of the most selective pair of columns, as System R does: |L| · |R| / max(distinct values).
-    let per_pair = on.iter().filter_map(|(l, r)| Some(distinct(left, *l)?.max(distinct(right, *r)?).max(1)));
-    let Some(divisor) = per_pair.max() else {
+    let Some(result) = left.scan.scan().estimate().joined_rows(right.scan.scan().estimate(), on) else {
         return Err("nothing is known of the values that it compares".to_string());
     };
-    let result = (u128::from(rows_left) * u128::from(rows_right) / u128::from(divisor)) as u64;
     match result > rows_left.saturating_add(rows_right) {
         true => Err(format!("about {result} rows of {rows_left} and {rows_right}")),
         false => Ok(()),

@@ -108,6 +108,15 @@ pub struct Explained {
 }
 
 impl Estimate {
+    /// The rows of an inner join on equal columns, as System R estimates them: |L| · |R| / distinct values of the most selective
+    /// pair. `None` where too little is known.
+    pub fn joined_rows(&self, right: &Self, on: &[(usize, usize)]) -> Option<u64> {
+        let distinct = |of: &Self, column: usize| of.columns.get(column)?.distinct;
+        let pairs = on.iter().filter_map(|(l, r)| Some(distinct(self, *l)?.max(distinct(right, *r)?).max(1)));
+        let product = u128::from(self.rows?) * u128::from(right.rows?);
+        Some(u64::try_from(product / u128::from(pairs.max()?)).unwrap_or(u64::MAX))
+    }
+
     /// The rows of grouping by these columns, as far as statistics tell.
     pub fn groups(&self, by: &[usize]) -> Option<u64> {
         let distinct = by.iter().map(|column| {
@@ -131,8 +140,6 @@ pub struct ScanMetrics {
     pub splits: Count,
     /// Time until there was a connection.
     pub connection_wait: Time,
-    set: ExecutionPlanMetricsSet,
-    partition: usize,
 }
 
 impl ScanMetrics {
@@ -143,14 +150,7 @@ impl ScanMetrics {
             bytes_read: MetricBuilder::new(set).counter("bytes_read", partition),
             splits: MetricBuilder::new(set).counter("splits", partition),
             connection_wait: MetricBuilder::new(set).subset_time("connection_wait", partition),
-            set: set.clone(),
-            partition,
         }
-    }
-
-    /// A count of the source's own.
-    pub fn counter(&self, name: &'static str) -> Count {
-        MetricBuilder::new(&self.set).counter(name, self.partition)
     }
 }
 

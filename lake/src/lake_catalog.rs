@@ -364,7 +364,6 @@ pub(crate) fn no_such_reference(metadata: &TableMetadata, name: &str, table: &st
     }
 }
 
-/// The spec of `PARTITIONED BY`.
 /// Names that differ only in their case are one name in other engines.
 fn check_column_names(columns: &[FieldRef]) -> Result<()> {
     let mut taken = HashMap::new();
@@ -377,6 +376,7 @@ fn check_column_names(columns: &[FieldRef]) -> Result<()> {
     Ok(())
 }
 
+/// The spec of `PARTITIONED BY`.
 fn partition_spec(schema: &Schema, columns: &[FieldRef], fields: &[PartitionField]) -> Result<UnboundPartitionSpec> {
     let mut builder = UnboundPartitionSpec::builder();
     for field in fields {

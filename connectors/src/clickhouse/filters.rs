@@ -24,25 +24,11 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use super::recipe::Column;
 use super::sql::{identifier, literal};
 use super::types::{Kind, Number};
-
-/// Longest SQL of a filter in bytes: a recipe travels with each task.
-const SQL_LIMIT: usize = 64 << 10;
-/// Deepest nesting that is translated.
-const DEPTH_LIMIT: usize = 64;
+use crate::filters::{DEPTH_LIMIT, SQL_LIMIT, Translated};
 
 /// What filters may be made of.
 pub(crate) struct Translator<'a> {
     pub columns: &'a [Column],
-}
-
-/// The SQL of a filter, or why it stays with us.
-type Translated = Result<String, String>;
-
-/// Filters that are pushed, as one SQL condition, and those that stay, each with its reason.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Divided {
-    pub pushed: Option<String>,
-    pub local: Vec<String>,
 }
 
 /// Which of its two certain outcomes a condition is written for.
@@ -77,21 +63,6 @@ enum Constant {
 }
 
 impl Translator<'_> {
-    /// Divides the filters of a scan.
-    pub fn divide(&self, filters: &[Expr]) -> Divided {
-        let mut divided = Divided::default();
-        let mut pushed = Vec::new();
-        for filter in filters {
-            // Whatever translates was promised to be applied by the server, so that it must be.
-            match self.translate(filter) {
-                Ok(sql) => pushed.push(sql),
-                Err(reason) => divided.local.push(format!("{filter}: {reason}")),
-            }
-        }
-        divided.pushed = (!pushed.is_empty()).then(|| pushed.join(" AND "));
-        divided
-    }
-
     /// One filter as SQL.
     pub fn translate(&self, filter: &Expr) -> Translated {
         let sql = self.condition(filter, Outcome::True, 0)?;

@@ -19,6 +19,7 @@ use super::filters::Translator;
 use super::recipe::{Column, Recipe, Split};
 use super::splits::Parts;
 use crate::TableKind;
+use crate::filters::{Divided, support};
 use crate::scan::{Estimate, SourceScanExec, external};
 
 /// A LIMIT up to this without a filter is read by one split: the others would begin in vain.
@@ -56,7 +57,7 @@ impl ClickHouseTable {
         let Relation { database, table, columns, hash_key, .. } = &self.relation;
         let all: Vec<usize> = (0..columns.len()).collect();
         let projection = projection.unwrap_or(&all);
-        let divided = self.translator().divide(filters);
+        let divided = Divided::of(filters, |filter| self.translator().translate(filter));
         let parts = async {
             match self.relation.has_parts {
                 true => Parts::of(&self.client, &query.id, database, table).await,
@@ -133,15 +134,9 @@ impl TableProvider for ClickHouseTable {
         }
     }
 
-    /// Exact for what the server applies. The rest is called inexact rather than unsupported: DataFusion filters it all
-    /// the same, and the scan learns of it and can tell the reason in EXPLAIN.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DFResult<Vec<TableProviderFilterPushDown>> {
         let translator = self.translator();
-        let decide = |filter: &&Expr| match translator.translate(filter) {
-            Ok(_) => TableProviderFilterPushDown::Exact,
-            Err(_) => TableProviderFilterPushDown::Inexact,
-        };
-        Ok(filters.iter().map(decide).collect())
+        Ok(support(filters, |filter| translator.translate(filter)))
     }
 
     async fn scan(

@@ -146,7 +146,8 @@ impl Recipe {
         recipe.expressions.extend((0..right.columns.len()).map(|place| format!("{alias}.{}", inner(place))));
         recipe.deterministic.extend(right.deterministic.iter().copied());
         recipe.local_filters.extend(right.local_filters.iter().cloned());
-        recipe.estimate = joined_estimate(&self.estimate, &right.estimate, on);
+        let columns = self.estimate.columns.iter().chain(&right.estimate.columns).copied().collect();
+        recipe.estimate = Estimate { rows: self.estimate.joined_rows(&right.estimate, on), bytes: None, columns };
         Ok(recipe)
     }
 
@@ -191,17 +192,4 @@ impl Recipe {
             _ => self.ordered(place),
         }
     }
-}
-
-/// As System R estimates: the most selective pair of columns decides.
-fn joined_estimate(left: &Estimate, right: &Estimate, on: &[(usize, usize)]) -> Estimate {
-    let distinct = |of: &Estimate, column: usize| of.columns.get(column)?.distinct;
-    let pairs = on.iter().filter_map(|(l, r)| Some(distinct(left, *l)?.max(distinct(right, *r)?).max(1)));
-    let rows = || {
-        let product = u128::from(left.rows?) * u128::from(right.rows?);
-        u64::try_from(product / u128::from(pairs.max()?)).ok()
-    };
-    let mut columns = left.columns.clone();
-    columns.extend(right.columns.iter().copied());
-    Estimate { rows: rows(), bytes: None, columns }
 }

@@ -21,6 +21,7 @@ use super::snapshot::Snapshot;
 use super::splits;
 use super::types::Column;
 use crate::TableKind;
+use crate::filters::{Divided, support};
 use crate::scan::{Estimate, SourceScanExec, external};
 
 /// A LIMIT up to this without a filter is read by one split: the others would begin in vain.
@@ -58,7 +59,7 @@ impl PostgresTable {
         let Relation { schema, table, columns, kind, .. } = &self.relation;
         let all: Vec<usize> = (0..columns.len()).collect();
         let projection = projection.unwrap_or(&all);
-        let divided = self.translator().divide(filters);
+        let divided = Divided::of(filters, |filter| self.translator().translate(filter));
         let snapshot = Snapshot::of(query, &self.pool).await?;
         let selected: Vec<_> = projection.iter().filter_map(|index| columns.get(*index).cloned()).collect();
         let deterministic = &self.relation.deterministic;
@@ -137,15 +138,9 @@ impl TableProvider for PostgresTable {
         }
     }
 
-    /// Exact for what the server applies. The rest is called inexact rather than unsupported: DataFusion filters it all
-    /// the same, and the scan learns of it and can tell the reason in EXPLAIN.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DFResult<Vec<TableProviderFilterPushDown>> {
         let translator = self.translator();
-        let decide = |filter: &&Expr| match translator.translate(filter) {
-            Ok(_) => TableProviderFilterPushDown::Exact,
-            Err(_) => TableProviderFilterPushDown::Inexact,
-        };
-        Ok(filters.iter().map(decide).collect())
+        Ok(support(filters, |filter| translator.translate(filter)))
     }
 
     async fn scan(

@@ -49,18 +49,12 @@ impl VisitorMut for PutBack {
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         if let Expr::BinaryOp { left, op: BinaryOperator::Custom(operator), right } = expr {
-            let sides = |left: &Expr, right: &Expr| (Box::new(left.clone()), Box::new(right.clone()));
-            match operator.as_str() {
-                DISTINCT => {
-                    let (left, right) = sides(left, right);
-                    *expr = Expr::IsDistinctFrom(left, right);
-                }
-                NOT_DISTINCT => {
-                    let (left, right) = sides(left, right);
-                    *expr = Expr::IsNotDistinctFrom(left, right);
-                }
-                _ => {}
-            }
+            let put_back = match operator.as_str() {
+                DISTINCT => Expr::IsDistinctFrom,
+                NOT_DISTINCT => Expr::IsNotDistinctFrom,
+                _ => return ControlFlow::Continue(()),
+            };
+            *expr = put_back(left.clone(), right.clone());
         }
         ControlFlow::Continue(())
     }

@@ -37,8 +37,7 @@ impl VisitorMut for NamesApart {
                 SelectItem::UnnamedExpr(expr) => {
                     let name = name_of(expr);
                     if any || taken.contains(&name) {
-                        let apart = (1..).map(|n| format!("{name}_{n}")).find(|name| !taken.contains(name));
-                        let alias = apart.unwrap_or_default();
+                        let alias = apart(&name, &taken);
                         *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', &alias) };
                         taken.insert(alias);
                     } else {
@@ -48,8 +47,7 @@ impl VisitorMut for NamesApart {
                 SelectItem::ExprWithAlias { alias, .. } => {
                     let name = normalize(alias.clone());
                     if taken.contains(&name) {
-                        let apart = (1..).map(|n| format!("{name}_{n}")).find(|name| !taken.contains(name));
-                        *alias = Ident::with_quote('"', apart.unwrap_or_default());
+                        *alias = Ident::with_quote('"', apart(&name, &taken));
                     }
                     taken.insert(normalize(alias.clone()));
                 }
@@ -58,6 +56,11 @@ impl VisitorMut for NamesApart {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// The first of `name_1`, `name_2`, … that is free.
+fn apart(name: &str, taken: &HashSet<String>) -> String {
+    (1..).map(|n| format!("{name}_{n}")).find(|name| !taken.contains(name)).unwrap_or_default()
 }
 
 /// What a column is called that has no alias: casts do not count.

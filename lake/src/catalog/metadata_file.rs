@@ -88,6 +88,11 @@ fn parse_json(json: &[u8], what: &str) -> Result<TableMetadata> {
     }
 }
 
+/// Whether a text, a key for one, stands anywhere in JSON.
+pub(super) fn has_text(json: &[u8], text: &str) -> bool {
+    json.windows(text.len()).any(|part| part == text.as_bytes())
+}
+
 /// The metadata that a REST server sends, or that lacks something.
 ///
 /// Errors: `FORMAT_NOT_SUPPORTED` naming what is too new, `DATA_CORRUPT`.

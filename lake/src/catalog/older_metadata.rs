@@ -6,14 +6,15 @@
 use iceberg::spec::{FormatVersion, TableMetadata};
 use serde_json::{Value, json};
 
+use super::metadata_file::has_text;
+
 /// The id of the first partition field of a table.
 const FIRST_PARTITION_FIELD: i64 = 1000;
 const LAST_PARTITION_ID: &str = "last-partition-id";
 
 /// Whether metadata that was parsed from `json` has another last partition field than it should: the crate takes the last spec.
 pub(super) fn is_misread(metadata: &TableMetadata, json: &[u8]) -> bool {
-    metadata.format_version() == FormatVersion::V1
-        && !json.windows(LAST_PARTITION_ID.len()).any(|part| part == LAST_PARTITION_ID.as_bytes())
+    metadata.format_version() == FormatVersion::V1 && !has_text(json, LAST_PARTITION_ID)
 }
 
 /// The metadata with what is left out: the sequence number 0 of snapshots of version 1, ids of the partition fields of tables of
