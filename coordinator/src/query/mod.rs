@@ -36,6 +36,7 @@ mod service;
 pub mod settings;
 mod show;
 mod statement;
+mod struct_fields;
 #[cfg(test)]
 mod tests;
 mod time_travel;

@@ -27,6 +27,7 @@ use super::registry::{QueryState, Tracked};
 use super::rows::{Source, one_batch};
 use super::service::{QueryService, Run, command_batch, count_batch};
 use super::statement::{CreateTableStatement, Statement};
+use super::struct_fields::check_assigned;
 use crate::catalogs::TableName;
 
 /// A write that is planned: where its rows come from and where they go.
@@ -99,6 +100,7 @@ impl Run<'_> {
             Some(rows) if rows.num_rows() > 1 => bind_rows(plan, rows)?,
             one => bind(plan, one.as_ref())?,
         };
+        check_assigned(&plan, 0, &table, &state)?;
         let input = state.create_physical_plan(&plan).await.map_err(|error| from_datafusion(&error))?;
         let always_cluster = self.settings.always_cluster;
         let overwrite = matches!(statement, Statement::Insert { overwrite: true, .. });
