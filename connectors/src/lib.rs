@@ -9,6 +9,7 @@
 mod clickhouse;
 pub mod codec;
 mod connections;
+pub mod dynamic_filters;
 mod filters;
 mod nothing_pushed;
 pub mod operation;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::FieldRef;
+use datafusion::common::ScalarValue;
 
 use crate::scan::SourceScan;
 
@@ -17,6 +18,22 @@ pub enum Operation<'a> {
         by: &'a [usize],
         /// The states.
         states: &'a [State],
+    },
+    /// The rows whose value of a column is one of these (none of which is NULL).
+    Among {
+        /// The column.
+        column: usize,
+        /// The values, each of the column's type or one that a literal of it may have.
+        values: &'a [ScalarValue],
+    },
+    /// The rows whose value of a column lies between these, ends included.
+    Between {
+        /// The column.
+        column: usize,
+        /// The least.
+        low: &'a ScalarValue,
+        /// The greatest.
+        high: &'a ScalarValue,
     },
     /// The first rows in an order; which of equal ones is open. The order of the rows that come is open, too.
     First {
@@ -81,6 +98,7 @@ impl Operation<'_> {
         match self {
             Self::Group { .. } => "aggregate",
             Self::First { .. } => "top rows",
+            Self::Among { .. } | Self::Between { .. } => "dynamic filter",
             Self::Join { .. } => "join",
         }
     }

@@ -15,6 +15,8 @@ use tokio::time::{Instant, interval};
 use townlake_common::config::Config;
 use townlake_common::{Error, ErrorCode, Principal, QueryContext, QueryId, Result};
 use townlake_connectors::SourceConnections;
+use townlake_connectors::dynamic_filters::with_dynamic_filters;
+use townlake_connectors::pushdown::PUSH_INTO_SOURCES;
 use townlake_engine::error::from_datafusion;
 use townlake_lake::LakeObjects;
 use townlake_store::Store;
@@ -276,6 +278,7 @@ impl QueryService {
         state: SessionState,
         always_cluster: bool,
     ) -> Result<SendableRecordBatchStream> {
+        let plan = self.with_dynamic_filters(&tracked, plan, &state).await;
         match placement(&plan, always_cluster) {
             Placement::Memory | Placement::Local | Placement::Recursive => {
                 self.here.run(&tracked, HerePlan::new(plan, &tracked)?, state.task_ctx()).await
@@ -289,6 +292,24 @@ impl QueryService {
                 Ok(rows)
             }
         }
+    }
+
+    /// The plan whose scans of sources have the keys of their joins in them.
+    async fn with_dynamic_filters(
+        &self,
+        tracked: &Tracked,
+        plan: Arc<dyn ExecutionPlan>,
+        state: &SessionState,
+    ) -> Arc<dyn ExecutionPlan> {
+        if !pushes_into_sources(state) {
+            return plan;
+        }
+        let run = async |keys| self.here.run_aside(HerePlan::new(keys, tracked)?, state.task_ctx()).await;
+        let (plan, count) = with_dynamic_filters(plan, &run).await;
+        if count > 0 {
+            tracing::debug!(query = %tracked.context.id, count, "scans of sources have dynamic filters");
+        }
+        plan
     }
 
     /// Runs a plan on the executors. It waits for its turn and for executors before it runs; a query that is quick is never
@@ -316,6 +337,11 @@ impl QueryService {
         tracked.enter(QueryState::Running);
         Ok(rows)
     }
+}
+
+/// Whether the session lets sources do more than filter.
+fn pushes_into_sources(state: &SessionState) -> bool {
+    state.physical_optimizers().iter().any(|rule| rule.name() == PUSH_INTO_SOURCES)
 }
 
 impl Run<'_> {
