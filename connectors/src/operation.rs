@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::FieldRef;
-use datafusion::common::ScalarValue;
+use arrow::datatypes::{FieldRef, Schema};
+use datafusion::common::{Column, ScalarValue};
+use datafusion::logical_expr::Expr;
 
 use crate::scan::SourceScan;
 
@@ -100,6 +101,19 @@ impl Operation<'_> {
             Self::First { .. } => "top rows",
             Self::Among { .. } | Self::Between { .. } => "dynamic filter",
             Self::Join { .. } => "join",
+        }
+    }
+
+    /// A dynamic filter as a condition on the columns of `schema`; `None` for other operations.
+    pub fn as_filter(&self, schema: &Schema) -> Option<Expr> {
+        let of = |column: usize| Some(Expr::Column(Column::from_name(schema.fields().get(column)?.name())));
+        let literal = |value: &ScalarValue| Expr::Literal(value.clone(), None);
+        match self {
+            Self::Among { column, values } => {
+                Some(of(*column)?.in_list(values.iter().map(literal).collect::<Vec<_>>(), false))
+            }
+            Self::Between { column, low, high } => Some(of(*column)?.between(literal(low), literal(high))),
+            _ => None,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::logical_expr::Expr;
 use prost::Message;
 use townlake_common::Result;
 use townlake_proto::clickhouse as wire;
@@ -11,6 +12,7 @@ use townlake_proto::clickhouse::split::Of;
 
 use super::KIND;
 use super::client::Settings;
+use super::filters::Translator;
 use super::sql::{identifier, literals, relation};
 use super::types::{Kind, Type, classify};
 use super::wire::Wire;
@@ -99,6 +101,19 @@ impl Column {
 }
 
 impl Recipe {
+    /// The recipe with another filter, or why the server does not apply it.
+    pub fn filtered(&self, filter: &Expr) -> Result<Self, String> {
+        if self.limit.is_some() {
+            return Err("it would come before the limit".to_string());
+        }
+        let condition = Translator { columns: &self.columns }.translate(filter)?;
+        let predicate = match &self.predicate {
+            Some(predicate) => format!("{predicate} AND {condition}"),
+            None => condition,
+        };
+        Ok(Self { predicate: Some(predicate), ..self.clone() })
+    }
+
     /// The Arrow schema of the rows.
     pub fn arrow_schema(&self) -> SchemaRef {
         Arc::new(Schema::new(self.columns.iter().map(Column::field).collect::<Vec<_>>()))

@@ -80,6 +80,10 @@ impl Run<'_> {
             texts.push(("write".to_string(), target));
         }
         texts.extend(self.plans(&optimized, &physical, &state, verbose));
+        let cut = self.tracked.context.cut();
+        if !cut.is_empty() {
+            texts.push(("cut".to_string(), cut.to_string()));
+        }
         Ok(Source::batch(batch(texts)?))
     }
 

@@ -11,6 +11,7 @@ mod assign;
 mod change_table;
 mod changes;
 mod create_table;
+mod cut;
 mod depth;
 mod distinct_from;
 mod equal_names;

@@ -3,19 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use datafusion::arrow::array::{Int64Array, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use tokio::time::{Instant, interval};
 use townlake_common::config::Config;
 use townlake_common::{Error, ErrorCode, Principal, QueryContext, QueryId, Result};
 use townlake_connectors::SourceConnections;
-use townlake_connectors::dynamic_filters::with_dynamic_filters;
+use townlake_connectors::dynamic_filters::{RunPlan, with_dynamic_filters};
 use townlake_connectors::pushdown::PUSH_INTO_SOURCES;
 use townlake_engine::error::from_datafusion;
 use townlake_lake::LakeObjects;
@@ -147,8 +148,9 @@ impl QueryService {
             return Err(Error::new(ErrorCode::ResourceExhausted, message).with_hint("load data with bulk ingest"));
         }
         let statement = parse(sql)?;
-        let context = QueryContext::new(QueryId::generate(), session.principal.clone());
         let settings = self.settings(session);
+        let cut = settings.cut.as_ref().map(|(_, cut)| Arc::clone(cut));
+        let context = QueryContext::replaying(QueryId::generate(), session.principal.clone(), cut);
         let planner = self.planner(session, &context, &settings);
         let (schema, parameters) = self.describe(&planner, &statement).await?;
         Ok(Prepared { sql: sql.to_string(), schema, parameters, kind: statement.kind(), statement })
@@ -194,9 +196,13 @@ impl QueryService {
         id: Option<QueryId>,
     ) -> Result<Running> {
         let id = id.unwrap_or_else(QueryId::generate);
-        let begun = self.registry.begin_as(id, &session.principal, &prepared.sql).await?;
-        let tracked = Arc::clone(begun.tracked()?);
         let settings = self.settings(session);
+        let cut = settings.cut.as_ref().map(|(_, cut)| Arc::clone(cut));
+        let begun = self.registry.begin_as(id, &session.principal, &prepared.sql, cut).await?;
+        let tracked = Arc::clone(begun.tracked()?);
+        if prepared.kind != StatementKind::Command && !prepared.statement.is_about_the_server() {
+            session.ran(&tracked.context.id);
+        }
         let limits = self.limits(&tracked, &settings);
         tracked.enter(QueryState::Planning);
         let run = Run { service: self, session, tracked: Arc::clone(&tracked), settings, parameters };
@@ -227,6 +233,11 @@ impl QueryService {
         Ok(())
     }
 
+    /// Whether the principal may see the queries of others.
+    pub(super) fn is_admin(&self, principal: &Principal) -> bool {
+        self.system.is_admin(principal)
+    }
+
     fn visible(&self, principal: &Principal, id: &QueryId) -> Option<Arc<Tracked>> {
         let own = |tracked: &Arc<Tracked>| {
             tracked.context.principal.name == principal.name || self.system.is_admin(principal)
@@ -240,7 +251,8 @@ impl QueryService {
     }
 
     pub(super) fn settings(&self, session: &Session) -> Effective {
-        Effective::new(&session.settings(), &self.config.limits, self.scheduler.slots())
+        let effective = Effective::new(&session.settings(), &self.config.limits, self.scheduler.slots());
+        Effective { cut: session.cut(), ..effective }
     }
 
     pub(super) fn limits(&self, tracked: &Tracked, settings: &Effective) -> Limits {
@@ -304,8 +316,8 @@ impl QueryService {
         if !pushes_into_sources(state) {
             return plan;
         }
-        let run = async |keys| self.here.run_aside(HerePlan::new(keys, tracked)?, state.task_ctx()).await;
-        let (plan, count) = with_dynamic_filters(plan, &run).await;
+        let aside = Aside { here: &self.here, tracked, context: state.task_ctx() };
+        let (plan, count) = with_dynamic_filters(plan, &aside).await;
         if count > 0 {
             tracing::debug!(query = %tracked.context.id, count, "scans of sources have dynamic filters");
         }
@@ -339,6 +351,20 @@ impl QueryService {
     }
 }
 
+/// Runs small plans for a query that has not begun.
+struct Aside<'a> {
+    here: &'a Here,
+    tracked: &'a Tracked,
+    context: Arc<TaskContext>,
+}
+
+#[async_trait]
+impl RunPlan for Aside<'_> {
+    async fn run(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream> {
+        self.here.run_aside(HerePlan::new(plan, self.tracked)?, Arc::clone(&self.context)).await
+    }
+}
+
 /// Whether the session lets sources do more than filter.
 fn pushes_into_sources(state: &SessionState) -> bool {
     state.physical_optimizers().iter().any(|rule| rule.name() == PUSH_INTO_SOURCES)
@@ -347,6 +373,7 @@ fn pushes_into_sources(state: &SessionState) -> bool {
 impl Run<'_> {
     /// Plans the statement, or does what a command says.
     async fn start(&self, statement: &Statement) -> Result<(SchemaRef, Source)> {
+        self.check_cut(statement)?;
         match statement {
             Statement::Query(ast) => {
                 let planned = self.planner().plan(ast).await?;

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use datafusion::arrow::util::pretty::pretty_format_batches;
-use datafusion::execution::SessionStateBuilder;
-use datafusion::physical_plan::displayable;
+use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, TaskContext};
+use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use townlake_common::ErrorCode;
 use townlake_connectors::NothingPushed;
-use townlake_connectors::dynamic_filters::with_dynamic_filters;
+use townlake_connectors::dynamic_filters::{RunPlan, with_dynamic_filters};
 use townlake_engine::session::physical_rules;
 
 use super::{Crm, collect, query, typed};
@@ -215,6 +215,15 @@ async fn a_value_that_cannot_be_represented_is_an_error_also_in_a_sum() {
     }
 }
 
+struct InTask(Arc<TaskContext>);
+
+#[async_trait::async_trait]
+impl RunPlan for InTask {
+    async fn run(&self, plan: Arc<dyn ExecutionPlan>) -> townlake_common::Result<SendableRecordBatchStream> {
+        Ok(datafusion::physical_plan::execute_stream(plan, Arc::clone(&self.0)).unwrap())
+    }
+}
+
 /// A query of a table in memory with the dynamic filters that the coordinator would make, and its plan.
 async fn with_keys(both: &Both, keys: &str, sql: &str) -> (String, Vec<String>) {
     let session = both.session(true).await;
@@ -224,9 +233,7 @@ async fn with_keys(both: &Both, keys: &str, sql: &str) -> (String, Vec<String>) 
     collect(&session, &write).await.unwrap();
     session.register_parquet("keys", file.display().to_string(), Default::default()).await.unwrap();
     let plan = session.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
-    let context = session.task_ctx();
-    let run = async |plan| Ok(datafusion::physical_plan::execute_stream(plan, Arc::clone(&context)).unwrap());
-    let (plan, _) = with_dynamic_filters(plan, &run).await;
+    let (plan, _) = with_dynamic_filters(plan, &InTask(session.task_ctx())).await;
     let text = displayable(plan.as_ref()).indent(false).to_string();
     let rows = datafusion::physical_plan::collect(plan, session.task_ctx()).await.unwrap();
     let shown = pretty_format_batches(&rows).unwrap().to_string();
