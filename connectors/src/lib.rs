@@ -13,6 +13,7 @@ pub mod dynamic_filters;
 mod filters;
 mod nothing_pushed;
 pub mod operation;
+mod pass_through;
 mod postgres;
 pub mod pushdown;
 pub mod scan;

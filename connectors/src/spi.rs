@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::Field;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
-use townlake_common::{QueryContext, Result};
+use townlake_common::{Error, ErrorCode, QueryContext, Result};
 
 /// Field metadata: the declared type, as the source writes it.
 pub const SOURCE_TYPE: &str = "townlake.source_type";
@@ -60,6 +60,15 @@ pub trait Source: Any + Send + Sync + Debug {
         schema: &str,
         table: &str,
     ) -> Result<Option<Arc<dyn TableProvider>>>;
+
+    /// The rows of a query in the source's own language, as a table that is ready to be planned. It only reads, and it reads at the moment of
+    /// the query like the source's tables.
+    ///
+    /// Errors: `NOT_SUPPORTED` where the source has no such language or its owner does not let queries through.
+    async fn query(&self, _query: &Arc<QueryContext>, _sql: &str) -> Result<Arc<dyn TableProvider>> {
+        let message = format!("catalog {} ({}) takes no queries of its own language", self.name(), self.kind());
+        Err(Error::new(ErrorCode::NotSupported, message))
+    }
 
     /// Primary and foreign keys of a table; empty when there is no such table.
     async fn keys(&self, query: &QueryContext, schema: &str, table: &str) -> Result<TableKeys>;

@@ -71,6 +71,7 @@ impl ClickHouseTable {
             catalog: self.client.server().catalog.clone(),
             database: database.clone(),
             table: table.clone(),
+            from: self.relation.from.clone(),
             query_id: query.id.to_string(),
             principal: query.principal.name.clone(),
             columns: projection.iter().filter_map(|index| columns.get(*index).cloned()).collect(),

@@ -24,6 +24,8 @@ pub(crate) struct Recipe {
     pub catalog: String,
     pub database: String,
     pub table: String,
+    /// What stands in FROM in the table's place: a query that was passed through. It is not cut.
+    pub from: Option<String>,
     pub query_id: String,
     /// The name of who asks.
     pub principal: String,
@@ -134,7 +136,8 @@ impl Recipe {
         let mark = self.is_marked().then(|| format!("toUInt8({})", super::rowbinary::MARK));
         let columns: Vec<_> = mark.into_iter().chain(self.columns.iter().map(Column::expression)).collect();
         let last = if self.is_final { " FINAL" } else { "" };
-        let mut sql = format!("SELECT {} FROM {}{last}", columns.join(", "), relation(&self.database, &self.table));
+        let from = self.from.clone().unwrap_or_else(|| relation(&self.database, &self.table));
+        let mut sql = format!("SELECT {} FROM {from}{last}", columns.join(", "));
         let conditions: Vec<_> = self.condition(split).into_iter().chain(self.predicate.clone()).collect();
         if !conditions.is_empty() {
             sql.push_str(" WHERE ");
@@ -177,6 +180,7 @@ impl Recipe {
             catalog: self.catalog.clone(),
             database: self.database.clone(),
             table: self.table.clone(),
+            from: self.from.clone().unwrap_or_default(),
             query_id: self.query_id.clone(),
             principal: self.principal.clone(),
             columns: self.columns.iter().map(column).collect(),
@@ -199,6 +203,7 @@ impl Recipe {
             catalog: scan.catalog,
             database: scan.database,
             table: scan.table,
+            from: Some(scan.from).filter(|sql| !sql.is_empty()),
             query_id: scan.query_id,
             principal: scan.principal,
             columns: columns.map(|column| Column::new(&column.name, &column.r#type, column.metadata)).collect(),
@@ -252,6 +257,7 @@ pub(crate) mod tests {
             catalog: "ch".into(),
             database: "db".into(),
             table: "cust`omer".into(),
+            from: None,
             query_id: "q".into(),
             principal: "ann".into(),
             columns: vec![

@@ -35,7 +35,7 @@ pub(crate) use self::pool::Pool;
 use self::pool::{Connection, Purpose};
 use self::provider::PostgresTable;
 pub(crate) use self::scan::decode;
-use crate::{Source, SourceTable, TableKeys};
+use crate::{Source, SourceTable, TableKeys, pass_through};
 
 /// The kind of this source.
 pub(crate) const KIND: &str = "postgres";
@@ -45,6 +45,7 @@ pub(crate) struct PostgresSource {
     name: String,
     pool: Arc<Pool>,
     max_splits: usize,
+    pass_through: bool,
 }
 
 impl PostgresSource {
@@ -52,7 +53,12 @@ impl PostgresSource {
     ///
     /// Errors: `CONFIG_INVALID`.
     pub fn new(name: &str, config: &PostgresCatalog) -> Result<Self> {
-        Ok(Self { name: name.to_string(), pool: Pool::new(name, config)?, max_splits: config.max_splits })
+        Ok(Self {
+            name: name.to_string(),
+            pool: Pool::new(name, config)?,
+            max_splits: config.max_splits,
+            pass_through: config.pass_through,
+        })
     }
 
     /// Its connections.
@@ -117,6 +123,15 @@ impl Source for PostgresSource {
         Ok(relation.map(|relation| {
             Arc::new(PostgresTable::new(Arc::clone(&self.pool), relation, self.max_splits)) as Arc<dyn TableProvider>
         }))
+    }
+
+    async fn query(&self, query: &Arc<QueryContext>, sql: &str) -> Result<Arc<dyn TableProvider>> {
+        let sql = sql.trim().trim_end_matches(';');
+        pass_through::check(&self.name, self.pass_through, sql)?;
+        let connection = self.connect(query).await?;
+        let relation = discovery(&connection)?.query(sql).await?;
+        connection.finish().await;
+        Ok(Arc::new(PostgresTable::new(Arc::clone(&self.pool), relation, 1)))
     }
 
     async fn keys(&self, query: &QueryContext, schema: &str, table: &str) -> Result<TableKeys> {

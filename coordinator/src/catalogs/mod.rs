@@ -200,6 +200,22 @@ impl Catalogs {
         }
     }
 
+    /// The rows of a query in the language of a catalog's source, as a table.
+    ///
+    /// Errors: `NOT_SUPPORTED` where the catalog takes none, and what the source says of it.
+    pub async fn query(&self, query: &Arc<QueryContext>, catalog: &str, sql: &str) -> Result<Arc<dyn TableProvider>> {
+        match self.backend(&query.principal, catalog).await? {
+            Backend::Source(source) => {
+                query.replayed(catalog)?;
+                source.query(query, sql).await
+            }
+            Backend::Lake(_) | Backend::System => {
+                let message = format!("catalog {catalog} has no language of its own: query its tables");
+                Err(Error::new(ErrorCode::NotSupported, message))
+            }
+        }
+    }
+
     /// What a name like `t$files` stands for: the metadata table `files` of `t`, unless that is not known and another engine
     /// has made a table of that very name. (Some catalogs refuse to be asked for a name with a `$`.)
     ///

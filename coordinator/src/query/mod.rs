@@ -26,6 +26,7 @@ mod memory;
 mod new_table;
 mod parameters;
 mod parse;
+mod pass_through;
 mod placement;
 mod planner;
 mod procedures;
