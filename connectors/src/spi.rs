@@ -4,9 +4,11 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::datatypes::Field;
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, FieldRef};
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
+use futures::stream::BoxStream;
 use townlake_common::{Error, ErrorCode, QueryContext, Result};
 
 /// Field metadata: the declared type, as the source writes it.
@@ -70,8 +72,37 @@ pub trait Source: Any + Send + Sync + Debug {
         Err(Error::new(ErrorCode::NotSupported, message))
     }
 
+    /// Writes rows into a table in one transaction, and gives their number when it is committed. Dropped before that, nothing is written.
+    ///
+    /// Errors: `NOT_SUPPORTED` where the source takes no rows; what `rows` report; `CONSTRAINT_VIOLATION`, `COMMIT_STATE_UNKNOWN`.
+    async fn insert(
+        &self,
+        _query: &QueryContext,
+        _into: &InsertInto,
+        _rows: BoxStream<'static, Result<RecordBatch>>,
+    ) -> Result<u64> {
+        let message = format!("catalog {} ({}) is read only", self.name(), self.kind());
+        Err(Error::new(ErrorCode::NotSupported, message).with_hint("write to an Iceberg catalog"))
+    }
+
+    /// Whether [`Source::insert`] does anything.
+    fn takes_rows(&self) -> bool {
+        false
+    }
+
     /// Primary and foreign keys of a table; empty when there is no such table.
     async fn keys(&self, query: &QueryContext, schema: &str, table: &str) -> Result<TableKeys>;
+}
+
+/// The table that rows are written to.
+#[derive(Debug, Clone)]
+pub struct InsertInto {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub table: String,
+    /// The columns that are given, in the order of the rows', in the types that the source's tables have here.
+    pub columns: Vec<FieldRef>,
 }
 
 /// One entry of a schema.

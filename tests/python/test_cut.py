@@ -54,7 +54,9 @@ def test_a_session_reads_what_an_earlier_query_read(lake):
         rows(cursor, "INSERT INTO lake.s.empty VALUES (1)")
         rows(cursor, "ALTER TABLE lake.s.orders RENAME COLUMN total TO amount")
         refused(cursor, "COLUMN_NOT_FOUND", sql)
-        assert rows(cursor, f"SHOW CUT FOR '{query}'") == sorted((query, source, *entry[1:]) for source, entry in first.items())
+        assert rows(cursor, f"SHOW CUT FOR '{query}'") == sorted(
+            (query, source, *entry[1:]) for source, entry in first.items()
+        )
 
         cursor.execute(f"SET SESSION cut = '{query}'")
         assert rows(cursor, sql) == [(30, 2, 0)]
@@ -110,7 +112,10 @@ def test_what_cannot_be_read_again_is_said(lake):
         assert rows(cursor, "SELECT count(*) FROM lake.information_schema.columns WHERE table_name = 'other'") == [(1,)]
         reset(cursor)
         rows(cursor, "DELETE FROM lake.s.gone")
-        rows(cursor, "CALL lake.system.expire_snapshots('s.gone', older_than => TIMESTAMP '2100-01-01 00:00:00', retain_last => 1)")
+        rows(
+            cursor,
+            "CALL lake.system.expire_snapshots('s.gone', older_than => TIMESTAMP '2100-01-01 00:00:00', retain_last => 1)",
+        )
         cursor.execute(f"SET SESSION cut = '{query}'")
         refused(cursor, "SNAPSHOT_NOT_FOUND", "SELECT * FROM lake.s.gone", "lake.s.gone", "not there any more")
         reset(cursor)

@@ -100,7 +100,7 @@ pub struct PostgresCatalog {
     /// Users and groups who may read.
     #[serde(default)]
     pub readers: Vec<String>,
-    /// Users and groups who may write: none can yet, the connector reads only.
+    /// Users and groups who may write: `INSERT INTO` its tables.
     #[serde(default)]
     pub writers: Vec<String>,
 }

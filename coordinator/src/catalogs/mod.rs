@@ -267,21 +267,42 @@ impl Catalogs {
         }
     }
 
+    /// The source of a catalog that rows are to be written to; `None` for a catalog of another kind.
+    ///
+    /// Errors: those of [`Catalogs::writable`].
+    pub(crate) async fn source_to_write(&self, query: &QueryContext, catalog: &str) -> Result<Option<Arc<dyn Source>>> {
+        match self.backend(&query.principal, catalog).await? {
+            Backend::Source(source) if source.takes_rows() => {
+                self.check_may_write(&query.principal, catalog)?;
+                Ok(Some(source))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn check_may_write(&self, principal: &Principal, catalog: &str) -> Result<()> {
+        if self.access.can_write(principal, catalog) {
+            return Ok(());
+        }
+        let message = format!("{} may not write to catalog {catalog}", principal.name);
+        Err(Error::new(ErrorCode::PermissionDenied, message)
+            .with_hint(format!("the configuration lists who may: [catalogs.{catalog}] writers")))
+    }
+
     /// The catalog, for changing it.
     ///
     /// Errors: `CATALOG_NOT_FOUND` for one that the principal may not even read, `PERMISSION_DENIED` for one that it may
     /// only read, `NOT_SUPPORTED` for one that nobody can write.
     pub async fn writable(&self, principal: &Principal, catalog: &str) -> Result<Arc<LakeCatalog>> {
         let backend = self.backend(principal, catalog).await?;
-        if !matches!(backend, Backend::System) && !self.access.can_write(principal, catalog) {
-            let message = format!("{} may not write to catalog {catalog}", principal.name);
-            return Err(Error::new(ErrorCode::PermissionDenied, message)
-                .with_hint(format!("the configuration lists who may: [catalogs.{catalog}] writers")));
+        if !matches!(backend, Backend::System) {
+            self.check_may_write(principal, catalog)?;
         }
         match backend {
             Backend::Lake(lake) => Ok(lake),
             Backend::Source(source) => {
-                let message = format!("catalog {catalog} ({}) is read only", source.kind());
+                let but = if source.takes_rows() { " but for INSERT INTO" } else { "" };
+                let message = format!("catalog {catalog} ({}) is read only{but}", source.kind());
                 Err(Error::new(ErrorCode::NotSupported, message).with_hint("write to an Iceberg catalog"))
             }
             Backend::System => Err(Error::new(ErrorCode::NotSupported, "catalog system is read only")),

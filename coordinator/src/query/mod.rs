@@ -37,6 +37,7 @@ mod rows;
 mod service;
 pub mod settings;
 mod show;
+mod source_insert;
 mod statement;
 #[cfg(test)]
 mod tests;

@@ -165,7 +165,10 @@ impl QueryService {
                 Ok((result_schema(&planned.state, &planned.plan), parameters_of(&planned.plan)?))
             }
             Statement::Insert { .. } => {
-                let plan = self.plan_insert(planner, statement).await?.0.plan;
+                let plan = match self.plan_source_insert(planner, statement).await? {
+                    Some((planned, _)) => planned.plan,
+                    None => self.plan_insert(planner, statement).await?.0.plan,
+                };
                 Ok((count_schema(), parameters_of(&plan)?))
             }
             Statement::Change(change) => {

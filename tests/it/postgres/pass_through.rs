@@ -26,9 +26,8 @@ async fn ask(crm: &Crm, passed: &str, sql: &str) -> Result<String, townlake_comm
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_query_is_a_table_with_its_types() {
     let Some(crm) = Crm::configured("passed", DATA, "pass_through = true").await else { return };
-    let passed = "SELECT mood, price, tags, id AS \"the Id\", to_char(id, '000') AS c FROM t WHERE id ~ '' IS NULL OR id < 3 -- so";
-    let passed = passed.replace("id ~ '' IS NULL OR ", "");
-    let text = ask(&crm, &passed, "SELECT * FROM q ORDER BY \"the Id\"").await.unwrap();
+    let passed = "SELECT mood, price, tags, id AS \"the Id\", to_char(id, '000') AS c FROM t WHERE id < 3 -- so";
+    let text = ask(&crm, passed, "SELECT * FROM q ORDER BY \"the Id\"").await.unwrap();
     let lines: Vec<_> = text.lines().skip(1).collect();
     assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>().join(" "), "| mood | price | tags | the Id | c |", "{text}");
     assert!(lines[2].contains("1.25") && lines[2].contains("[x, 1]") && lines[2].contains(" 001"), "{text}");
@@ -36,7 +35,7 @@ async fn a_query_is_a_table_with_its_types() {
     // A semicolon at its end, what only reads, a filter on top, a group.
     let sql = "SELECT count(*) AS n, sum(q.v) AS s FROM q JOIN u ON q.id = u.id WHERE q.v > 9000";
     let text = ask(&crm, "WITH w AS (SELECT * FROM u) SELECT id, v FROM w;", sql).await.unwrap();
-    assert!(text.contains("| 6 |") || text.contains("| 6"), "{text}");
+    assert!(text.contains("| 6 "), "{text}");
     let context = query();
     let session = session(&context, &crm.connections, 4);
     let table = crm.source().query(&context, "SELECT id, name FROM t").await.unwrap();
