@@ -60,6 +60,11 @@ pub trait SourceScan: Any + fmt::Debug + Send + Sync {
     /// The recipe on the wire.
     fn encode(&self) -> Vec<u8>;
 
+    /// Whether another reading of it in the same query gives the same rows. (A limit may give others.)
+    fn gives_the_same_again(&self) -> bool {
+        false
+    }
+
     /// The scan whose source does this as well, or why it does not. Only what is known to give the same rows there as here is
     /// done there.
     fn push(&self, operation: &Operation<'_>) -> Pushed {

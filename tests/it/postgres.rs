@@ -6,6 +6,7 @@ mod discovery;
 mod failures;
 mod filters;
 mod operations;
+mod pass_through;
 mod random_filters;
 mod random_queries;
 mod scans;

@@ -252,6 +252,12 @@ fn show(parser: &mut Parser<'_>) -> Parsed<Option<Statement>> {
             parser.expect_one_of_keywords(&[Keyword::FROM, Keyword::IN])?;
             Statement::ShowColumns { table: parse_name(parser)?, like: like(parser)? }
         }
+        "CUT" => Statement::ShowCut {
+            query: match parser.parse_keyword(Keyword::FOR) {
+                true => Some(parser.parse_literal_string()?),
+                false => None,
+            },
+        },
         "SESSION" | "ALL" => Statement::ShowSession { like: like(parser)? },
         _ if settings::nearest_name(&word.value).is_some() => {
             Statement::ShowSetting { name: word.value.to_lowercase() }
