@@ -5,6 +5,7 @@
 //! Unknown keys are refused: a typing error must not silently switch something off.
 
 mod catalogs;
+mod definition;
 mod sections;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
 pub use catalogs::{CatalogConfig, ClickHouseCatalog, IcebergCatalog, IcebergCatalogKind, PostgresCatalog, TlsMode};
+pub use definition::CatalogDefinition;
 pub use sections::{
     AuthConfig, ClusterConfig, ExecutorConfig, LimitsConfig, MaintenanceConfig, MembershipKind, ServerConfig,
     StoreConfig, TokenConfig, UserConfig,

@@ -98,6 +98,8 @@ fn reads(statement: &Statement) -> bool {
         | Statement::Change(_)
         | Statement::AlterTable(_)
         | Statement::DropTable { .. }
+        | Statement::CreateCatalog(_)
+        | Statement::DropCatalog { .. }
         | Statement::CreateSchema { .. }
         | Statement::DropSchema { .. }
         | Statement::CreateView(_)

@@ -9,6 +9,7 @@
 mod alter_table;
 mod assign;
 mod change_table;
+mod catalogs;
 mod changes;
 mod create_table;
 mod cut;
