@@ -229,7 +229,8 @@ fn found_in(store: &StoreConfig) -> FindDefinition {
         let (url, opened) = (url.clone(), Arc::clone(&opened));
         Box::pin(async move {
             let store = opened.get_or_try_init(|| Store::open_to_read(&url)).await.map_err(|error| {
-                let message = format!("catalog {name} is not in this executor's configuration, and its store cannot be opened");
+                let message =
+                    format!("catalog {name} is not in this executor's configuration, and its store cannot be opened");
                 Error::new(ErrorCode::ConfigInvalid, message)
                     .with_hint("give executors the [store] of the coordinators: it has the catalogs of CREATE CATALOG")
                     .with_source(error)

@@ -37,8 +37,9 @@ impl Store {
 
     /// Forgets a catalog. `false`: there was none of this name.
     pub async fn drop_catalog(&self, name: &str) -> Result<bool> {
-        let gone = on!(self, pool => sqlx::query(DELETE).bind(name).execute(pool).await.map(|done| done.rows_affected()))
-            .map_err(|error| self.failed("cannot forget a catalog", error))?;
+        let gone =
+            on!(self, pool => sqlx::query(DELETE).bind(name).execute(pool).await.map(|done| done.rows_affected()))
+                .map_err(|error| self.failed("cannot forget a catalog", error))?;
         Ok(gone == 1)
     }
 

@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn it_is_what_the_configuration_would_be() {
-        let made = definition("postgres", json!({"url": "postgres://u:hunter2@h/d", "connections": 4, "readers": ["ann"]}));
+        let made =
+            definition("postgres", json!({"url": "postgres://u:hunter2@h/d", "connections": 4, "readers": ["ann"]}));
         let CatalogConfig::Postgres(config) = made.config().unwrap() else { panic!("another kind") };
         assert_eq!((config.connections, config.readers.as_slice()), (4, &["ann".to_string()][..]));
         for (kind, properties, word) in [
@@ -145,7 +146,8 @@ mod tests {
         let made = definition("postgres", properties);
         let text = made.statement();
         assert!(!text.contains("hunter2") && !format!("{made:?}").contains("hunter2"), "{text}");
-        for part in ["url = '***'", "tls = 'require'", "connections = 4", "ARRAY['ann', 'o''hara']", "env('CRM_TOKEN')"] {
+        for part in ["url = '***'", "tls = 'require'", "connections = 4", "ARRAY['ann', 'o''hara']", "env('CRM_TOKEN')"]
+        {
             assert!(text.contains(part), "{text}");
         }
     }

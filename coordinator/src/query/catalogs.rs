@@ -123,7 +123,11 @@ fn value(parser: &mut Parser<'_>) -> Result<Value, ParserError> {
                 parser.expect_token(&Token::RParen)?;
                 Ok(Value::Object(Map::from_iter([(of.to_string(), Value::String(place))])))
             }
-            _ => hidden(parser, "a value: 'text', a number, true, false, ARRAY['…'], env('NAME') or file('PATH')", &token),
+            _ => hidden(
+                parser,
+                "a value: 'text', a number, true, false, ARRAY['…'], env('NAME') or file('PATH')",
+                &token,
+            ),
         },
         _ => hidden(parser, "a value: 'text', a number, true, false, ARRAY['…'], env('NAME') or file('PATH')", &token),
     }

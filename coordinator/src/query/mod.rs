@@ -8,8 +8,8 @@
 
 mod alter_table;
 mod assign;
-mod change_table;
 mod catalogs;
+mod change_table;
 mod changes;
 mod create_table;
 mod cut;

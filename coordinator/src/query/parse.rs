@@ -10,13 +10,13 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use townlake_common::{Error, ErrorCode, Result};
 
 use super::alter_table::parse_alter_table;
+use super::catalogs::parse_create_catalog;
 use super::changes::{parse_change, parse_truncate};
 use super::create_table::parse_create_table;
 use super::depth::check_depth;
 use super::distinct_from::{put_back, with_operators};
 use super::procedures::CallArgument;
 use super::settings;
-use super::catalogs::parse_create_catalog;
 use super::statement::{Name, Statement};
 use super::time_travel::{Clauses, attach_clauses, take_branch, take_clauses};
 use super::tokens::{DIALECT, is_keyword, is_word, location_of, syntax_error, tokens_of_one_statement};
@@ -404,7 +404,11 @@ fn refusal(tokens: &[TokenWithSpan]) -> Error {
 const REFUSED: &[(&str, &str, &str)] = &[
     ("copy", "COPY", "statements neither read nor write files of the server; load files with `townlake load`"),
     ("alter", "ALTER of this kind of object", "only ALTER TABLE and ALTER VIEW are offered"),
-    ("create", "CREATE of this kind of object", "only CREATE CATALOG, CREATE SCHEMA, CREATE TABLE and CREATE VIEW are offered"),
+    (
+        "create",
+        "CREATE of this kind of object",
+        "only CREATE CATALOG, CREATE SCHEMA, CREATE TABLE and CREATE VIEW are offered",
+    ),
     ("drop", "DROP of this kind of object", "only DROP CATALOG, DROP SCHEMA, DROP TABLE and DROP VIEW are offered"),
     ("prepare", "PREPARE", "use the prepared statements of your Flight SQL client"),
     ("execute", "EXECUTE", "use the prepared statements of your Flight SQL client"),

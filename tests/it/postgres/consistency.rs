@@ -60,7 +60,10 @@ impl Bank {
             let (session, plan) = if pinned { (session.clone(), Arc::clone(&plan)) } else { self.scan().await };
             let rows = plan.execute(partition, session.task_ctx()).expect("execute");
             let batches: Vec<_> = rows.try_collect().await.expect("rows");
-            sum += batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().iter().flatten()).sum::<i64>();
+            sum += batches
+                .iter()
+                .flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().iter().flatten())
+                .sum::<i64>();
         }
         sum
     }
