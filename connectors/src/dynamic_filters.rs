@@ -23,6 +23,7 @@ use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr_common::physical_expr::is_volatile;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -119,7 +120,9 @@ async fn filter_side(
     }
     let exprs: Vec<_> =
         pairs.iter().enumerate().map(|(place, (_, key))| (Arc::clone(key), format!("key{place}"))).collect();
-    let keys = ProjectionExec::try_new(exprs, Arc::clone(key_side)).ok()?;
+    // A plan of its own: nodes keep what they have run, and a scan that has given its files away gives none the second time.
+    let fresh = reset_plan_states(Arc::clone(key_side)).ok()?;
+    let keys = ProjectionExec::try_new(exprs, fresh).ok()?;
     let read = tokio::time::timeout(PATIENCE, read_keys(Arc::new(keys), pairs.len(), run));
     let keys = read.await.ok().flatten()?;
     let mut pushed = Arc::clone(scan.scan());
