@@ -35,6 +35,7 @@ class Sources(Servers):
         for name, keys in (
             ("crm", f'writers = ["{Cluster.USER}"]\npass_through = true'),
             ("closed", f'readers = ["{Cluster.USER}"]'),
+            ("narrow", f'writers = ["{Cluster.USER}"]\nconnections = 2'),
         ):
             text += f'[catalogs.{name}]\ntype = "postgres"\nurl = "{self.postgres.url("crm")}"\n{keys}\n'
         self.one = Standalone(self.folder, text)
@@ -105,6 +106,14 @@ def test_rows_go_into_postgres_in_one_transaction(sources, cursor):
     ]
     assert sources.asked("SELECT count(*), count(DISTINCT id), sum(amount) FROM sale")[0][:2] == (5, 5)
     assert rows(cursor, "INSERT INTO crm.public.sale (customer) SELECT id FROM lake.s.found WHERE id < 0") == [(0,)]
+
+
+def test_a_source_of_two_connections_reads_and_writes_at_once(sources, cursor):
+    before = sources.asked("SELECT count(*) FROM big")[0][0]
+    sql = "INSERT INTO narrow.public.big SELECT id + 1000000, v FROM narrow.public.big WHERE id <= 100000"
+    assert rows(cursor, sql) == [(100000,)]
+    assert sources.asked("SELECT count(*) FROM big")[0][0] == before + 100000
+    sources.asked("DELETE FROM big WHERE id > 1000000 RETURNING 1")
 
 
 def test_a_statement_that_fails_leaves_nothing(sources, cursor):

@@ -1,7 +1,8 @@
 //! A bounded number of connections to one server, per catalog and process.
 //!
 //! The budget counts open connections: those in use hold a permit, idle ones are taken before a new one is opened. At
-//! most half of the budget may be held by snapshots, which live as long as their query, so that scans always proceed.
+//! most half of the budget may be held by snapshots, which live as long as their query, so that scans always proceed. Rows that are
+//! written go over connections beside the budget, half as many: the scans that they come from must not wait for them.
 //! Whoever waits is served in the order of asking. A look-up of a plan waits a limited time. A snapshot waits as long as
 //! the query that wants it may: more queries than snapshots queue here, and their cancel or time limit ends the wait.
 
@@ -88,6 +89,7 @@ pub(crate) struct Pool {
     planning_wait: Duration,
     budget: Arc<Semaphore>,
     snapshots: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -134,6 +136,7 @@ impl Pool {
             planning_wait: PLANNING_WAIT,
             budget: Arc::new(Semaphore::new(connections)),
             snapshots: Arc::new(Semaphore::new(connections / 2)),
+            writes: Arc::new(Semaphore::new(connections / 2)),
             idle: Mutex::default(),
         }))
     }
@@ -185,12 +188,16 @@ impl Pool {
     async fn permits(&self, purpose: Purpose<'_>) -> Result<Arc<Permits>> {
         let closed = |_| Error::internal("a connection budget is closed");
         let take = async {
-            let snapshot = match purpose {
-                Purpose::Snapshot(_) => Some(Arc::clone(&self.snapshots).acquire_owned().await.map_err(closed)?),
-                Purpose::Planning | Purpose::Split | Purpose::Write => None,
+            let from = |places: &Arc<Semaphore>| Arc::clone(places).acquire_owned();
+            let held = match purpose {
+                Purpose::Write => vec![from(&self.writes).await.map_err(closed)?],
+                Purpose::Snapshot(_) => {
+                    let snapshot = from(&self.snapshots).await.map_err(closed)?;
+                    vec![snapshot, from(&self.budget).await.map_err(closed)?]
+                }
+                Purpose::Planning | Purpose::Split => vec![from(&self.budget).await.map_err(closed)?],
             };
-            let budget = Arc::clone(&self.budget).acquire_owned().await.map_err(closed)?;
-            Ok(Arc::new(Permits { _budget: budget, _snapshot: snapshot }))
+            Ok(Arc::new(Permits { _held: held }))
         };
         // One future for the whole wait: it keeps its place in the queue.
         let mut take = pin!(take);
@@ -280,8 +287,7 @@ impl fmt::Debug for Pool {
 
 /// Places in the budget, held until the connection is closed or idle again.
 struct Permits {
-    _budget: OwnedSemaphorePermit,
-    _snapshot: Option<OwnedSemaphorePermit>,
+    _held: Vec<OwnedSemaphorePermit>,
 }
 
 /// A connection in a transaction. Dropped before [`Connection::finish`], its statement is cancelled on the server and the
@@ -315,18 +321,13 @@ impl Connection {
         }
     }
 
-    /// Commits what was written.
+    /// Commits what was written, and closes the connection: it is one beside the budget.
     ///
     /// Errors: `COMMIT_STATE_UNKNOWN` where no answer came, else what the server says (a deferred constraint, for one).
-    pub async fn commit(mut self) -> Result<()> {
+    pub async fn commit(self) -> Result<()> {
         let answer = self.client()?.batch_execute("COMMIT").await;
         match answer {
-            Ok(()) => {
-                if let Some(wire) = self.wire.take() {
-                    self.pool.give_back(wire);
-                }
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(error) if error.as_db_error().is_some() => Err(self.server().error("commit", error)),
             Err(error) => {
                 let Server { catalog, host } = self.server();
