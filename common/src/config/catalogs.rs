@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::bigquery::BigQueryCatalog;
 use crate::{Error, ErrorCode, Principal, Result, Secret};
 
 /// One catalog. The default is closed: without `readers` nobody sees it.
@@ -16,6 +17,8 @@ pub enum CatalogConfig {
     Postgres(Box<PostgresCatalog>),
     /// A ClickHouse server.
     ClickHouse(Box<ClickHouseCatalog>),
+    /// A project of Google BigQuery.
+    BigQuery(Box<BigQueryCatalog>),
 }
 
 /// An Iceberg catalog and the object store of its tables.
@@ -164,6 +167,7 @@ impl CatalogConfig {
             Self::Iceberg(catalog) => &catalog.readers,
             Self::Postgres(catalog) => &catalog.readers,
             Self::ClickHouse(catalog) => &catalog.readers,
+            Self::BigQuery(catalog) => &catalog.readers,
         }
     }
 
@@ -173,6 +177,7 @@ impl CatalogConfig {
             Self::Iceberg(catalog) => &catalog.writers,
             Self::Postgres(catalog) => &catalog.writers,
             Self::ClickHouse(catalog) => &catalog.writers,
+            Self::BigQuery(catalog) => &catalog.writers,
         }
     }
 
@@ -181,6 +186,7 @@ impl CatalogConfig {
             Self::Iceberg(iceberg) => iceberg.validate(name),
             Self::Postgres(postgres) => postgres.validate(name),
             Self::ClickHouse(clickhouse) => clickhouse.validate(name),
+            Self::BigQuery(bigquery) => bigquery.validate(name),
         }
     }
 }
@@ -239,11 +245,11 @@ impl ClickHouseCatalog {
     }
 }
 
-fn default_connections() -> usize {
+pub(super) fn default_connections() -> usize {
     16
 }
 
-fn default_connect_timeout() -> Duration {
+pub(super) fn default_connect_timeout() -> Duration {
     Duration::from_secs(5)
 }
 
