@@ -21,6 +21,10 @@ pub struct BigQueryCatalog {
     pub dataset: Option<String>,
     /// A service account's key file (JSON). Without: the metadata server of the machine (workload identity).
     pub key_file: Option<PathBuf>,
+    /// `https://host` of a regional or private endpoint for REST, in place of `bigquery.googleapis.com`.
+    pub rest_endpoint: Option<String>,
+    /// The same for gRPC, in place of `bigquerystorage.googleapis.com`.
+    pub grpc_endpoint: Option<String>,
     /// `http://host:port` of an emulator's REST door: nobody's credentials are sent.
     pub emulator_rest: Option<String>,
     /// `http://host:port` of an emulator's gRPC door, without TLS.
@@ -88,6 +92,14 @@ impl BigQueryCatalog {
         if self.emulator_rest.is_some() && self.key_file.is_some() {
             return wrong("a `key_file` is not shown to an emulator");
         }
+        if self.emulator_rest.is_some() && (self.rest_endpoint.is_some() || self.grpc_endpoint.is_some()) {
+            return wrong("`emulator_rest` and `rest_endpoint` exclude each other");
+        }
+        for (key, endpoint) in [("rest_endpoint", &self.rest_endpoint), ("grpc_endpoint", &self.grpc_endpoint)] {
+            if endpoint.as_ref().is_some_and(|endpoint| !is_safe(endpoint)) {
+                return wrong(&format!("`{key}` must be https://: access tokens go there"));
+            }
+        }
         if self.connections == 0 {
             return wrong("`connections` must be at least 1");
         }
@@ -107,6 +119,16 @@ impl BigQueryCatalog {
         }
         Ok(())
     }
+}
+
+/// Over TLS, or within this machine.
+fn is_safe(endpoint: &str) -> bool {
+    let host = url::Url::parse(endpoint)
+        .ok()
+        .filter(|url| url.scheme() == "http")
+        .and_then(|url| url.host_str().map(str::to_string));
+    endpoint.starts_with("https://")
+        || host.is_some_and(|host| matches!(host.as_str(), "127.0.0.1" | "localhost" | "[::1]"))
 }
 
 /// Letters, digits, hyphens; a domain before a colon in old projects (`example.com:p`).
@@ -134,6 +156,8 @@ mod tests {
                 "project = \"p\"\nemulator_rest = \"http://h:1\"\nemulator_grpc = \"http://h:2\"\nkey_file = \"k\"",
                 "key_file",
             ),
+            ("project = \"p\"\nrest_endpoint = \"http://proxy.example\"", "rest_endpoint"),
+            ("project = \"p\"\ngrpc_endpoint = \"http://127.0.0.1.example\"", "grpc_endpoint"),
             ("project = \"p\"\nconnections = 0", "connections"),
             ("project = \"p\"\nread_timeout = \"0s\"", "read_timeout"),
             ("project = \"p\"\nmaximum_bytes_billed = \"0\"", "maximum_bytes_billed"),

@@ -70,15 +70,15 @@ impl Client {
     ///
     /// Errors: `CONFIG_INVALID`.
     pub fn new(catalog: &str, config: &BigQueryCatalog) -> Result<Arc<Self>> {
-        let door = |key: &str, given: &Option<String>, google: &str| -> Result<Url> {
-            let text = given.as_deref().unwrap_or(google);
+        let door = |key: &str, given: Option<&String>, google: &str| -> Result<Url> {
+            let text = given.map_or(google, String::as_str);
             let url = text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
             url.filter(|url| url.path() == "/" && url.username().is_empty() && url.query().is_none()).ok_or_else(|| {
                 Error::new(ErrorCode::ConfigInvalid, format!("catalogs.{catalog}.{key} is not http://host:port"))
             })
         };
-        let rest = door("emulator_rest", &config.emulator_rest, REST)?;
-        let grpc = door("emulator_grpc", &config.emulator_grpc, GRPC)?;
+        let rest = door("rest_endpoint", config.emulator_rest.as_ref().or(config.rest_endpoint.as_ref()), REST)?;
+        let grpc = door("grpc_endpoint", config.emulator_grpc.as_ref().or(config.grpc_endpoint.as_ref()), GRPC)?;
         let host = rest.host_str().unwrap_or_default();
         let host = rest.port().map_or(host.to_string(), |port| format!("{host}:{port}"));
         let server = Server { catalog: catalog.to_string(), host };
