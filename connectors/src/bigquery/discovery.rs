@@ -156,7 +156,11 @@ impl Paged for Tables {
 
 /// The datasets of the project that the account may see.
 pub(crate) async fn datasets(client: &Arc<Client>) -> Result<Vec<String>> {
-    let found = all::<Datasets>(client, "list its datasets", &["datasets"]).await?;
+    let found = all::<Datasets>(client, "list its datasets", &["datasets"]).await?.ok_or_else(|| {
+        let (catalog, project) = (&client.server().catalog, &client.settings.project);
+        let message = format!("catalog {catalog}: there is no project {project}, or the account may not know of it");
+        Error::new(ErrorCode::SourceError, message).with_hint(format!("see `project` in [catalogs.{catalog}]"))
+    })?;
     let mut names: Vec<_> = found.into_iter().map(|found| found.dataset_reference.dataset_id).collect();
     names.retain(|name| is_name(name));
     names.sort();
@@ -169,7 +173,7 @@ pub(crate) async fn tables(client: &Arc<Client>, dataset: &str) -> Result<Vec<So
         return Ok(Vec::new());
     }
     let doing = format!("list the tables of dataset {dataset}");
-    let found = all::<Tables>(client, &doing, &["datasets", dataset, "tables"]).await?;
+    let found = all::<Tables>(client, &doing, &["datasets", dataset, "tables"]).await?.unwrap_or_default();
     let shown =
         found.into_iter().filter(|found| is_name(&found.table_reference.table_id) && kind_of(&found.r#type).is_some());
     let mut tables: Vec<_> = shown
@@ -211,18 +215,19 @@ pub(crate) async fn relation(client: &Arc<Client>, dataset: &str, table: &str) -
     }))
 }
 
-async fn all<P: Paged>(client: &Arc<Client>, doing: &str, path: &[&str]) -> Result<Vec<P::Item>> {
+/// Every entry of a list; `None` where there is no such list.
+async fn all<P: Paged>(client: &Arc<Client>, doing: &str, path: &[&str]) -> Result<Option<Vec<P::Item>>> {
     let _place = client.place().await?;
     let (mut items, mut token) = (Vec::new(), None::<String>);
     loop {
         let mut parameters = vec![("maxResults", PAGE.to_string())];
         parameters.extend(token.clone().map(|token| ("pageToken", token)));
         let page = client.get::<P>(doing, &client.settings.project, path, &parameters).await?;
-        let Some((found, next)) = page.map(Paged::take) else { return Ok(items) };
+        let Some((found, next)) = page.map(Paged::take) else { return Ok(None) };
         items.extend(found);
         let next = next.filter(|next| !next.is_empty());
         if next.is_none() {
-            return Ok(items);
+            return Ok(Some(items));
         }
         if next == token || items.len() > MOST {
             return Err(client.server().corrupt("a list without an end"));

@@ -221,3 +221,25 @@ async fn jobs_are_guarded_taken_up_and_cancelled() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+/// (The emulator gives no tokens of further pages.)
+#[tokio::test]
+async fn long_lists_are_read_to_their_end_and_endless_ones_are_refused() {
+    let mock = MockGoogle::start().await;
+    let page = |names: &[&str], token: Option<&str>| {
+        let table = |name: &&str| json!({"tableReference": {"datasetId": "d", "tableId": name}, "type": "TABLE"});
+        Answer(200, json!({"tables": names.iter().map(table).collect::<Vec<_>>(), "nextPageToken": token}))
+    };
+    let path = "GET /bigquery/v2/projects/p/datasets/d/tables?";
+    mock.answer(path, [page(&["c", "b"], Some("a token&")), page(&["a", "x/y"], None)]);
+    let (source, query) = (connections(&mock.keys()).source("bq").unwrap(), query());
+    let names: Vec<_> = source.list_tables(&query, "d").await.unwrap().into_iter().map(|table| table.name).collect();
+    assert_eq!(names, ["a", "b", "c"], "sorted, and without what is no name");
+    let asked = mock.state().asked.last().unwrap().line.clone();
+    assert!(asked.contains("pageToken=a+token%26") && asked.contains("maxResults=1000"), "{asked}");
+    mock.answer(path, [page(&["a"], Some("same"))]);
+    let error = source.list_tables(&query, "d").await.unwrap_err();
+    assert!(error.code() == ErrorCode::DataCorrupt && error.message().contains("without an end"), "{error}");
+    let error = source.list_schemas(&query).await.unwrap_err();
+    assert!(error.code() == ErrorCode::SourceError && error.message().contains("project p"), "{error}");
+}

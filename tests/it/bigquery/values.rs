@@ -113,15 +113,3 @@ async fn what_is_there_is_found() {
     assert_eq!(only.source().list_schemas(&query).await.unwrap(), ["found_only"]);
     assert!(only.source().table(&query, "found", "ty").await.unwrap().is_none());
 }
-
-/// Page by page: more tables than one page has.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn long_lists_are_read_to_their_end() {
-    let many: Vec<_> = (0..1003)
-        .map(|number| json!({"table": format!("DS.t{number:04}"), "fields": [["i", "INTEGER", "NULLABLE"]]}))
-        .collect();
-    let Some(bq) = Bq::with("many", &many).await else { return };
-    let tables = bq.source().list_tables(&query(), "many").await.unwrap();
-    assert_eq!(tables.len(), 1003);
-    assert!(tables.windows(2).all(|pair| pair[0].name < pair[1].name));
-}
