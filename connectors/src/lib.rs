@@ -10,15 +10,19 @@ mod bigquery;
 mod clickhouse;
 pub mod codec;
 mod connections;
+pub mod dynamic_filters;
 mod filters;
 mod nothing_pushed;
 pub mod operation;
+mod pass_through;
 mod postgres;
 pub mod pushdown;
 pub mod scan;
 mod spi;
 
-pub use connections::SourceConnections;
+pub use connections::{FindDefinition, Made, SourceConnections};
 pub use nothing_pushed::NothingPushed;
 pub use scan::SourceScanExec;
-pub use spi::{COMMENT, ForeignKey, NOTE, SOURCE_TYPE, Source, SourceTable, TableKeys, TableKind, column_comment};
+pub use spi::{
+    COMMENT, ForeignKey, InsertInto, NOTE, SOURCE_TYPE, Source, SourceTable, TableKeys, TableKind, column_comment,
+};

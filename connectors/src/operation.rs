@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::FieldRef;
+use arrow::datatypes::{FieldRef, Schema};
+use datafusion::common::{Column, ScalarValue};
+use datafusion::logical_expr::Expr;
 
 use crate::scan::SourceScan;
 
@@ -17,6 +19,22 @@ pub enum Operation<'a> {
         by: &'a [usize],
         /// The states.
         states: &'a [State],
+    },
+    /// The rows whose value of a column is one of these (none of which is NULL).
+    Among {
+        /// The column.
+        column: usize,
+        /// The values, each of the column's type or one that a literal of it may have.
+        values: &'a [ScalarValue],
+    },
+    /// The rows whose value of a column lies between these, ends included.
+    Between {
+        /// The column.
+        column: usize,
+        /// The least.
+        low: &'a ScalarValue,
+        /// The greatest.
+        high: &'a ScalarValue,
     },
     /// The first rows in an order; which of equal ones is open. The order of the rows that come is open, too.
     First {
@@ -81,7 +99,21 @@ impl Operation<'_> {
         match self {
             Self::Group { .. } => "aggregate",
             Self::First { .. } => "top rows",
+            Self::Among { .. } | Self::Between { .. } => "dynamic filter",
             Self::Join { .. } => "join",
+        }
+    }
+
+    /// A dynamic filter as a condition on the columns of `schema`; `None` for other operations.
+    pub fn as_filter(&self, schema: &Schema) -> Option<Expr> {
+        let of = |column: usize| Some(Expr::Column(Column::from_name(schema.fields().get(column)?.name())));
+        let literal = |value: &ScalarValue| Expr::Literal(value.clone(), None);
+        match self {
+            Self::Among { column, values } => {
+                Some(of(*column)?.in_list(values.iter().map(literal).collect::<Vec<_>>(), false))
+            }
+            Self::Between { column, low, high } => Some(of(*column)?.between(literal(low), literal(high))),
+            _ => None,
         }
     }
 }

@@ -31,6 +31,9 @@ const LEAST_REDUCTION: u64 = 2;
 /// The other side of a join is read anew in each split: a larger one makes it one split.
 const SMALL_SIDE: u64 = 50_000;
 
+/// The name of the rule.
+pub const PUSH_INTO_SOURCES: &str = "push_into_sources";
+
 /// The rule. See the module.
 #[derive(Debug, Default)]
 pub struct PushIntoSources;
@@ -41,7 +44,7 @@ impl PhysicalOptimizerRule for PushIntoSources {
     }
 
     fn name(&self) -> &str {
-        "push_into_sources"
+        PUSH_INTO_SOURCES
     }
 
     fn schema_check(&self) -> bool {

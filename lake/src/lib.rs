@@ -45,6 +45,7 @@ mod testing;
 mod tests;
 mod types;
 mod vending;
+mod version_read;
 mod view;
 mod whole_ranges;
 mod write;
@@ -71,5 +72,6 @@ pub use types::{
     ColumnBounds, CreateTable, DeleteFile, DeleteKind, FileEntry, FilePlan, LoadedTable, PartitionField,
     PinnedSnapshot, PlannedFile, TableVersion, WrittenFile,
 };
+pub use version_read::VersionRead;
 pub use view::{CreateView, LoadedView};
 pub use write::{WRITTEN_FILES_SCHEMA, changed_files, rewrite_plan, row_delta_plan, write_plan, written_files};

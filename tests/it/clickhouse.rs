@@ -5,6 +5,7 @@ mod discovery;
 mod failures;
 mod federated;
 mod filters;
+mod pass_through;
 mod random_filters;
 mod scans;
 mod values;

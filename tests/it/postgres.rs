@@ -2,10 +2,12 @@
 //! budget, cancel, failures.
 
 mod budget;
+mod consistency;
 mod discovery;
 mod failures;
 mod filters;
 mod operations;
+mod pass_through;
 mod random_filters;
 mod random_queries;
 mod scans;

@@ -97,10 +97,13 @@ pub struct PostgresCatalog {
     /// A scan is cut into at most this many splits; 0 is twice the slots of the cluster.
     #[serde(default)]
     pub max_splits: usize,
+    /// Whether readers may send it queries of its own SQL, with `TABLE(<catalog>.system.query('…'))`.
+    #[serde(default)]
+    pub pass_through: bool,
     /// Users and groups who may read.
     #[serde(default)]
     pub readers: Vec<String>,
-    /// Users and groups who may write: none can yet, the connector reads only.
+    /// Users and groups who may write: `INSERT INTO` its tables.
     #[serde(default)]
     pub writers: Vec<String>,
 }
@@ -127,6 +130,9 @@ pub struct ClickHouseCatalog {
     /// A scan is cut into at most this many splits; 0 is twice the slots of the cluster.
     #[serde(default)]
     pub max_splits: usize,
+    /// Whether readers may send it queries of its own SQL, with `TABLE(<catalog>.system.query('…'))`.
+    #[serde(default)]
+    pub pass_through: bool,
     /// Users and groups who may read.
     #[serde(default)]
     pub readers: Vec<String>,

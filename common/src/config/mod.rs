@@ -6,6 +6,7 @@
 
 mod bigquery;
 mod catalogs;
+mod definition;
 mod sections;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 
 pub use bigquery::{BigQueryCatalog, BigQueryCompression};
 pub use catalogs::{CatalogConfig, ClickHouseCatalog, IcebergCatalog, IcebergCatalogKind, PostgresCatalog, TlsMode};
+pub use definition::CatalogDefinition;
 pub use sections::{
     AuthConfig, ClusterConfig, ExecutorConfig, LimitsConfig, MaintenanceConfig, MembershipKind, ServerConfig,
     StoreConfig, TokenConfig, UserConfig,

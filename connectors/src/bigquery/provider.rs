@@ -9,7 +9,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result as DFResult;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use townlake_common::{Error, QueryContext, Result};
+use townlake_common::{Error, Pinned, QueryContext, Result};
 
 use super::client::Client;
 use super::discovery::Relation;
@@ -69,10 +69,15 @@ impl BigQueryTable {
         };
         let way = match is_stored {
             true => Way::Session { snapshot_micros: Snapshot::of(query, &catalog).await?, arrow_schema: Vec::new() },
-            false => Way::Job(Job {
-                id: format!("townlake-{}-{}", query.id, uuid::Uuid::new_v4().simple()),
-                location: self.relation.location.clone(),
-            }),
+            false => {
+                let name = format!("{catalog}.{dataset}.{table}");
+                query.replayed(&name)?;
+                query.note(&name, Pinned::unpinned(super::KIND));
+                Way::Job(Job {
+                    id: format!("townlake-{}-{}", query.id, uuid::Uuid::new_v4().simple()),
+                    location: self.relation.location.clone(),
+                })
+            }
         };
         let mut recipe = Recipe {
             catalog,

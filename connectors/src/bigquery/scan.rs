@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use chrono::{DateTime, SecondsFormat};
 use prost::Message;
 use townlake_common::Result;
 use townlake_proto::bigquery as wire;
 
 use super::reader::SplitReader;
 use super::recipe::{Recipe, Way, split_from_bytes};
+use super::snapshot::shown;
 use super::{BigQuerySource, KIND};
 use crate::SourceConnections;
 use crate::scan::{Batches, Estimate, Explained, ScanMetrics, SourceScan, opened, unreadable};
@@ -51,8 +51,7 @@ impl SourceScan for Recipe {
                 asked.push(("selected_fields", self.selected_fields().join(", ")));
                 asked.extend(self.predicate.clone().map(|predicate| ("row_restriction", predicate)));
                 asked.extend(self.limit.map(|limit| ("stops_after", limit.to_string())));
-                let moment = DateTime::from_timestamp_micros(*snapshot_micros);
-                pinned = moment.map(|moment| ("snapshot_time", moment.to_rfc3339_opts(SecondsFormat::Micros, true)));
+                pinned = Some(("snapshot_time", shown(*snapshot_micros)));
             }
             Way::Job(_) => asked.push(("query_job", self.select())),
         }

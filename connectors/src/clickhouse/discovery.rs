@@ -9,6 +9,7 @@ use super::client::Client;
 use super::recipe::Column;
 use super::sql::literal;
 use super::types::{Kind, Number};
+use crate::pass_through::{SCHEMA, TABLE, check_names};
 use crate::{COMMENT, NOTE, SOURCE_TYPE, SourceTable, TableKind};
 
 /// Whether a database is the server's own. These are neither listed nor read: all principals of a catalog share one account
@@ -22,6 +23,8 @@ pub(crate) fn is_system(database: &str) -> bool {
 pub(crate) struct Relation {
     pub database: String,
     pub table: String,
+    /// What stands in FROM in the table's place: a query that was passed through.
+    pub from: Option<String>,
     pub kind: TableKind,
     /// Whether it stores parts of its own.
     pub has_parts: bool,
@@ -122,6 +125,7 @@ impl Discovery<'_> {
         Ok(Some(Relation {
             database: database.to_string(),
             table: table.to_string(),
+            from: None,
             kind: kind_of(&engine),
             has_parts: engine.ends_with("MergeTree"),
             is_replacing: engine.ends_with("ReplacingMergeTree"),
@@ -131,8 +135,45 @@ impl Discovery<'_> {
         }))
     }
 
+    /// The result of a query as a table.
+    ///
+    /// Errors: what the server says of the query; `INVALID_QUERY` for columns of the same name.
+    pub async fn query(&self, catalog: &str, sql: &str) -> Result<Relation> {
+        // On lines of its own: it may end in a comment.
+        let from = format!("(\n{sql}\n)");
+        let describe = format!("DESCRIBE TABLE {from} FORMAT JSONEachRow");
+        let described = self.client.look_up::<Described>(self.query, "plan the query", &describe).await?;
+        check_names(catalog, described.iter().map(|column| column.name.as_str()))?;
+        let columns: Vec<_> = described.into_iter().map(Described::into_column).collect();
+        Ok(Relation {
+            database: SCHEMA.to_string(),
+            table: TABLE.to_string(),
+            from: Some(from),
+            kind: TableKind::View,
+            has_parts: false,
+            is_replacing: false,
+            hash_key: None,
+            bytes: vec![None; columns.len()],
+            columns,
+        })
+    }
+
     async fn rows<T: serde::de::DeserializeOwned>(&self, sql: &str) -> Result<Vec<T>> {
         self.client.look_up(self.query, "look up its catalog", sql).await
+    }
+}
+
+#[derive(Deserialize)]
+struct Described {
+    name: String,
+    r#type: String,
+}
+
+impl Described {
+    fn into_column(self) -> Column {
+        let Self { name, r#type } = self;
+        let nothing = String::new;
+        FoundColumn { name, r#type, default_kind: nothing(), comment: nothing(), bytes: nothing() }.into_column()
     }
 }
 

@@ -37,7 +37,7 @@ use self::discovery::{Discovery, is_system};
 use self::facts::Facts;
 use self::provider::ClickHouseTable;
 pub(crate) use self::scan::decode;
-use crate::{Source, SourceTable, TableKeys};
+use crate::{Source, SourceTable, TableKeys, pass_through};
 
 /// The kind of this source.
 pub(crate) const KIND: &str = "clickhouse";
@@ -49,6 +49,7 @@ pub(crate) struct ClickHouseSource {
     /// The only database that is shown.
     database: Option<String>,
     options: Options,
+    pass_through: bool,
 }
 
 /// How tables are read.
@@ -70,6 +71,7 @@ impl ClickHouseSource {
             client: Client::new(name, config)?,
             database: config.database.clone(),
             options: Options { max_splits: config.max_splits, read_final: config.read_final },
+            pass_through: config.pass_through,
         })
     }
 
@@ -129,6 +131,13 @@ impl Source for ClickHouseSource {
         Ok(relation.map(|relation| {
             Arc::new(ClickHouseTable::new(Arc::clone(&self.client), relation, self.options)) as Arc<dyn TableProvider>
         }))
+    }
+
+    async fn query(&self, query: &Arc<QueryContext>, sql: &str) -> Result<Arc<dyn TableProvider>> {
+        let sql = sql.trim().trim_end_matches(';');
+        pass_through::check(&self.name, self.pass_through, sql)?;
+        let relation = self.discovery(query).query(&self.name, sql).await?;
+        Ok(Arc::new(ClickHouseTable::new(Arc::clone(&self.client), relation, self.options)))
     }
 
     /// None: ClickHouse's primary key is an order and says nothing about duplicates.

@@ -9,7 +9,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result as DFResult;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use townlake_common::{Error, QueryContext, Result};
+use townlake_common::{Error, Pinned, QueryContext, Result};
 
 use super::Options;
 use super::client::Client;
@@ -57,6 +57,8 @@ impl ClickHouseTable {
         let Relation { database, table, columns, hash_key, .. } = &self.relation;
         let all: Vec<usize> = (0..columns.len()).collect();
         let projection = projection.unwrap_or(&all);
+        let name = format!("{}.{database}.{table}", self.client.server().catalog);
+        query.note(&name, Pinned::unpinned(super::KIND));
         let divided = Divided::of(filters, |filter| self.translator().translate(filter));
         let parts = async {
             match self.relation.has_parts {
@@ -69,6 +71,7 @@ impl ClickHouseTable {
             catalog: self.client.server().catalog.clone(),
             database: database.clone(),
             table: table.clone(),
+            from: self.relation.from.clone(),
             query_id: query.id.to_string(),
             principal: query.principal.name.clone(),
             columns: projection.iter().filter_map(|index| columns.get(*index).cloned()).collect(),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::logical_expr::Expr;
 use prost::Message;
 use townlake_common::Result;
 use townlake_proto::clickhouse as wire;
@@ -11,6 +12,7 @@ use townlake_proto::clickhouse::split::Of;
 
 use super::KIND;
 use super::client::Settings;
+use super::filters::Translator;
 use super::sql::{identifier, literals, relation};
 use super::types::{Kind, Type, classify};
 use super::wire::Wire;
@@ -22,6 +24,8 @@ pub(crate) struct Recipe {
     pub catalog: String,
     pub database: String,
     pub table: String,
+    /// What stands in FROM in the table's place: a query that was passed through. It is not cut.
+    pub from: Option<String>,
     pub query_id: String,
     /// The name of who asks.
     pub principal: String,
@@ -99,6 +103,19 @@ impl Column {
 }
 
 impl Recipe {
+    /// The recipe with another filter, or why the server does not apply it.
+    pub fn filtered(&self, filter: &Expr) -> Result<Self, String> {
+        if self.limit.is_some() {
+            return Err("it would come before the limit".to_string());
+        }
+        let condition = Translator { columns: &self.columns }.translate(filter)?;
+        let predicate = match &self.predicate {
+            Some(predicate) => format!("{predicate} AND {condition}"),
+            None => condition,
+        };
+        Ok(Self { predicate: Some(predicate), ..self.clone() })
+    }
+
     /// The Arrow schema of the rows.
     pub fn arrow_schema(&self) -> SchemaRef {
         Arc::new(Schema::new(self.columns.iter().map(Column::field).collect::<Vec<_>>()))
@@ -119,7 +136,8 @@ impl Recipe {
         let mark = self.is_marked().then(|| format!("toUInt8({})", super::rowbinary::MARK));
         let columns: Vec<_> = mark.into_iter().chain(self.columns.iter().map(Column::expression)).collect();
         let last = if self.is_final { " FINAL" } else { "" };
-        let mut sql = format!("SELECT {} FROM {}{last}", columns.join(", "), relation(&self.database, &self.table));
+        let from = self.from.clone().unwrap_or_else(|| relation(&self.database, &self.table));
+        let mut sql = format!("SELECT {} FROM {from}{last}", columns.join(", "));
         let conditions: Vec<_> = self.condition(split).into_iter().chain(self.predicate.clone()).collect();
         if !conditions.is_empty() {
             sql.push_str(" WHERE ");
@@ -162,6 +180,7 @@ impl Recipe {
             catalog: self.catalog.clone(),
             database: self.database.clone(),
             table: self.table.clone(),
+            from: self.from.clone().unwrap_or_default(),
             query_id: self.query_id.clone(),
             principal: self.principal.clone(),
             columns: self.columns.iter().map(column).collect(),
@@ -184,6 +203,7 @@ impl Recipe {
             catalog: scan.catalog,
             database: scan.database,
             table: scan.table,
+            from: Some(scan.from).filter(|sql| !sql.is_empty()),
             query_id: scan.query_id,
             principal: scan.principal,
             columns: columns.map(|column| Column::new(&column.name, &column.r#type, column.metadata)).collect(),
@@ -237,6 +257,7 @@ pub(crate) mod tests {
             catalog: "ch".into(),
             database: "db".into(),
             table: "cust`omer".into(),
+            from: None,
             query_id: "q".into(),
             principal: "ann".into(),
             columns: vec![

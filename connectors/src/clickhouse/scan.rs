@@ -11,6 +11,7 @@ use super::reader::SplitReader;
 use super::recipe::{Recipe, Split};
 use super::{ClickHouseSource, KIND};
 use crate::SourceConnections;
+use crate::operation::{Operation, Pushed};
 use crate::scan::{Batches, Estimate, Explained, ScanMetrics, SourceScan, opened, unreadable};
 
 /// The recipe that [`SourceScan::encode`] wrote.
@@ -50,6 +51,11 @@ impl SourceScan for Recipe {
             filtered_here: local_filters.clone(),
             pinned: None,
         }
+    }
+
+    fn push(&self, operation: &Operation<'_>) -> Pushed {
+        let filter = operation.as_filter(&self.arrow_schema()).ok_or("ClickHouse is asked for rows only")?;
+        self.filtered(&filter).map(|recipe| Arc::new(recipe) as Arc<dyn SourceScan>)
     }
 
     fn encode(&self) -> Vec<u8> {

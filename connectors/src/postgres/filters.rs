@@ -183,7 +183,7 @@ impl Translator<'_> {
     }
 
     /// A literal of exactly the column's type, cast explicitly.
-    fn constant(&self, expr: &Expr, column: &Column) -> Translated {
+    pub fn constant(&self, expr: &Expr, column: &Column) -> Translated {
         let Expr::Literal(value, _) = expr else {
             return Err("it compares with an expression, not a constant".to_string());
         };

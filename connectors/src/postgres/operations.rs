@@ -12,9 +12,13 @@
 //! depend on their order, and NaN is greatest there and not here.
 
 use arrow::datatypes::DataType;
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::Expr;
 
+use super::filters::Translator;
 use super::recipe::Recipe;
 use super::types::{Column, ColumnType, Scalar};
+use crate::filters::SQL_LIMIT;
 use crate::operation::{Operation, OrderBy, State, StateOf};
 use crate::scan::{ColumnEstimate, Estimate, SourceScan};
 
@@ -27,17 +31,61 @@ const WRAPPED: &str = "(mod(mod({} + 9223372036854775808, 18446744073709551616) 
 impl Recipe {
     /// The recipe that also does this, or why it does not.
     pub fn with(&self, operation: &Operation<'_>) -> Answer<Recipe> {
+        match operation {
+            Operation::Among { column, values } => return self.filtered(*column, self.among(*column, values)?),
+            Operation::Between { column, low, high } => {
+                return self.filtered(*column, self.between(*column, low, high)?);
+            }
+            _ => {}
+        }
         if self.grouped.is_some() || self.limit.is_some() {
             return Err("the source does something else on top already".to_string());
         }
         match operation {
             Operation::Group { by, states } => self.grouped_by(by, states),
             Operation::First { order, rows } => self.first(order, *rows),
+            Operation::Among { .. } | Operation::Between { .. } => Err("it is a filter".to_string()),
             Operation::Join { right, on } => {
                 let right: &dyn std::any::Any = right.as_ref();
                 self.joined_with(right.downcast_ref::<Recipe>().ok_or("the other side is no Postgres")?, on)
             }
         }
+    }
+
+    /// A filter of rows is one of groups as well, where it is on what is grouped by.
+    fn filtered(&self, column: usize, condition: String) -> Answer<Recipe> {
+        if self.limit.is_some() || self.grouped.is_some_and(|count| column >= count as usize) {
+            return Err("it would come before what the source does".to_string());
+        }
+        if condition.len() > SQL_LIMIT {
+            return Err(format!("longer than {} KiB in SQL", SQL_LIMIT >> 10));
+        }
+        let predicate = match &self.predicate {
+            Some(predicate) => format!("{predicate} AND {condition}"),
+            None => condition,
+        };
+        Ok(Recipe { predicate: Some(predicate), ..self.clone() })
+    }
+
+    fn among(&self, column: usize, values: &[ScalarValue]) -> Answer<String> {
+        self.equatable(column)?;
+        if values.is_empty() {
+            return Ok("FALSE".to_string());
+        }
+        let values = values.iter().map(|value| self.constant(column, value)).collect::<Answer<Vec<_>>>()?;
+        Ok(format!("({} IN ({}))", self.expression(column)?, values.join(", ")))
+    }
+
+    fn between(&self, column: usize, low: &ScalarValue, high: &ScalarValue) -> Answer<String> {
+        self.ordered(column)?;
+        let (low, high) = (self.constant(column, low)?, self.constant(column, high)?);
+        Ok(format!("({} BETWEEN {low} AND {high})", self.expression(column)?))
+    }
+
+    fn constant(&self, column: usize, value: &ScalarValue) -> Answer<String> {
+        // Whether the database stores UTF-8 is not known here: other texts than plain ones stay.
+        let translator = Translator { columns: &self.columns, deterministic: &self.deterministic, is_utf8: false };
+        translator.constant(&Expr::Literal(value.clone(), None), self.column(column)?)
     }
 
     fn grouped_by(&self, by: &[usize], states: &[State]) -> Answer<Recipe> {

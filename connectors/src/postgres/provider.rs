@@ -67,6 +67,7 @@ impl PostgresTable {
             catalog: self.pool.server().catalog.clone(),
             schema: schema.clone(),
             table: table.clone(),
+            from: self.relation.from.clone(),
             query_id: query.id.to_string(),
             principal: query.principal.name.clone(),
             snapshot: snapshot.id().to_string(),
@@ -94,7 +95,7 @@ impl PostgresTable {
     }
 
     fn splits_wanted(&self, kind: TableKind, recipe: &Recipe, partitions: usize) -> usize {
-        let has_heap = matches!(kind, TableKind::Table | TableKind::MaterializedView);
+        let has_heap = matches!(kind, TableKind::Table | TableKind::MaterializedView) && recipe.from.is_none();
         let is_peek = recipe.predicate.is_none() && recipe.limit.is_some_and(|limit| limit <= SMALL_LIMIT as u64);
         match self.max_splits {
             _ if !has_heap || is_peek => 1,

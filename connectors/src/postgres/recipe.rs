@@ -19,6 +19,8 @@ pub(crate) struct Recipe {
     /// The relation that is cut into splits.
     pub schema: String,
     pub table: String,
+    /// What stands in FROM in the relation's place: a query that was passed through. It is not cut.
+    pub from: Option<String>,
     pub query_id: String,
     /// The name of who asks.
     pub principal: String,
@@ -64,7 +66,8 @@ impl Recipe {
         let first = split.first.map(|block| format!("ctid >= '({block},0)'::tid"));
         let end = split.end.map(|block| format!("ctid < '({block},0)'::tid"));
         let conditions: Vec<_> = first.into_iter().chain(end).chain(self.predicate.clone()).collect();
-        let mut sql = format!("SELECT {} FROM {}", self.expressions.join(", "), relation(&self.schema, &self.table));
+        let from = self.from.clone().unwrap_or_else(|| relation(&self.schema, &self.table));
+        let mut sql = format!("SELECT {} FROM {from}", self.expressions.join(", "));
         for join in &self.joins {
             sql.push_str(&format!(" JOIN {join}"));
         }
@@ -108,6 +111,7 @@ impl Recipe {
             predicate: self.predicate.clone().unwrap_or_default(),
             limit: self.limit,
             local_filters: self.local_filters.clone(),
+            from: self.from.clone().unwrap_or_default(),
             joins: self.joins.clone(),
             joined: self.joined.clone(),
             grouped: self.grouped,
@@ -140,6 +144,7 @@ impl Recipe {
             snapshot: scan.snapshot,
             columns,
             expressions,
+            from: Some(scan.from).filter(|sql| !sql.is_empty()),
             joins: scan.joins,
             joined: scan.joined,
             grouped: scan.grouped,
@@ -187,6 +192,7 @@ pub(crate) mod tests {
             catalog: "crm".into(),
             schema: "public".into(),
             table: "cust\"omer".into(),
+            from: None,
             query_id: "q".into(),
             principal: "ann".into(),
             snapshot: "00000003-1B-1".into(),

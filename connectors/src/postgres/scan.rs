@@ -58,6 +58,11 @@ impl SourceScan for Recipe {
         self.to_wire().encode_to_vec()
     }
 
+    /// All is read on one snapshot. A query that was passed through may call what it likes, `random()` for one.
+    fn gives_the_same_again(&self) -> bool {
+        self.limit.is_none() && self.from.is_none()
+    }
+
     fn push(&self, operation: &Operation<'_>) -> Pushed {
         self.with(operation).map(|recipe| Arc::new(recipe) as Arc<dyn SourceScan>)
     }

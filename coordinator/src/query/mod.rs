@@ -8,9 +8,11 @@
 
 mod alter_table;
 mod assign;
+mod catalogs;
 mod change_table;
 mod changes;
 mod create_table;
+mod cut;
 mod depth;
 mod distinct_from;
 mod equal_names;
@@ -25,6 +27,7 @@ mod memory;
 mod new_table;
 mod parameters;
 mod parse;
+mod pass_through;
 mod placement;
 mod planner;
 mod procedures;
@@ -35,7 +38,9 @@ mod rows;
 mod service;
 pub mod settings;
 mod show;
+mod source_insert;
 mod statement;
+mod struct_fields;
 #[cfg(test)]
 mod tests;
 mod time_travel;

@@ -32,6 +32,7 @@ use super::equal_names::{is_of_equal_names, with_names_apart};
 use super::insert_target::{InsertTarget, target_of_values};
 use super::memory::runtime_of_query;
 use super::parse::{name_of, normalize};
+use super::pass_through::calls;
 use super::relation::{VersionedTables, table_functions, versioned_names};
 use super::settings::{Effective, SourcePushdown};
 use super::views::Found;
@@ -108,6 +109,14 @@ impl Planner<'_> {
     ) -> Result<Planned> {
         check_relations(statement)?;
         let mut versioned = self.versioned_tables(statement, &mut found.touched).await?;
+        for call in calls(statement)? {
+            found.touched.insert(call.catalog.clone());
+            let mut table = self.catalogs.query(self.context, &call.catalog, &call.sql).await?;
+            if self.settings.source_pushdown == SourcePushdown::None {
+                table = Arc::new(NothingPushed(table));
+            }
+            versioned.passed_through.add(call, provider_as_source(table));
+        }
         let list = self.tables(statement, found).await?;
         if let Some(target) = target {
             versioned.set_target(provider_as_source(target));

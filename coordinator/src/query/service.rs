@@ -3,22 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use datafusion::arrow::array::{Int64Array, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use tokio::time::{Instant, interval};
 use townlake_common::config::Config;
 use townlake_common::{Error, ErrorCode, Principal, QueryContext, QueryId, Result};
-use townlake_connectors::SourceConnections;
+use townlake_connectors::dynamic_filters::{RunPlan, with_dynamic_filters};
+use townlake_connectors::pushdown::PUSH_INTO_SOURCES;
+use townlake_connectors::{FindDefinition, SourceConnections};
 use townlake_engine::error::from_datafusion;
 use townlake_lake::LakeObjects;
 use townlake_store::Store;
 
+use super::catalogs::without_secrets;
 use super::here::{Here, HerePlan};
 use super::parameters::{bind, parameters_of};
 use super::parse::parse;
@@ -36,12 +40,15 @@ use crate::system::System;
 
 /// How often a query that waits for its turn on the cluster is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often the catalogs that other coordinators make are looked for.
+const LOOK_FOR_CATALOGS: Duration = Duration::from_secs(1);
 
 /// Plans and runs statements for sessions.
 pub struct QueryService {
     pub(super) config: Arc<Config>,
     pub(super) scheduler: Arc<Scheduler>,
     pub(super) catalogs: Catalogs,
+    store: Store,
     registry: Arc<Registry>,
     system: Arc<System>,
     pub(super) runtime: Arc<RuntimeEnv>,
@@ -52,7 +59,6 @@ pub struct QueryService {
 }
 
 /// A statement that was parsed and checked, ready to be executed any number of times.
-#[derive(Debug)]
 pub struct Prepared {
     /// The statement as it was given.
     pub sql: String,
@@ -63,6 +69,12 @@ pub struct Prepared {
     /// How a client sees it.
     pub kind: StatementKind,
     pub(super) statement: Statement,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("sql", &without_secrets(&self.sql)).finish_non_exhaustive()
+    }
 }
 
 /// A statement that runs.
@@ -90,8 +102,10 @@ impl QueryService {
     /// Errors: `CONFIG_INVALID`, naming the catalog; `INTERNAL` when there is no place for temporary files.
     pub async fn new(config: Arc<Config>, scheduler: Arc<Scheduler>, store: Store) -> Result<Arc<Self>> {
         let objects = LakeObjects::from_config(&config.catalogs)?;
-        let sources = SourceConnections::from_config(&config.catalogs)?;
-        let registry = Registry::new(store, scheduler.internal_addr().to_string());
+        let sources = SourceConnections::with_definitions(&config.catalogs, Some(found_in(store.clone())))?;
+        sources.set_made(store.catalogs().await?);
+        keep_up(&sources, store.clone());
+        let registry = Registry::new(store.clone(), scheduler.internal_addr().to_string());
         let admins = config.auth.admins.clone();
         let system = System::new(Arc::clone(&scheduler), Arc::clone(&registry), admins);
         let spill = tempfile::Builder::new().prefix("townlake-coordinator-").tempdir().map_err(|e| {
@@ -107,6 +121,7 @@ impl QueryService {
             catalogs: Catalogs::new(&config.catalogs, objects, sources, Arc::clone(&system)),
             config,
             scheduler,
+            store,
             registry,
             system,
             runtime,
@@ -118,6 +133,10 @@ impl QueryService {
     /// The catalogs, filtered for whoever asks.
     pub fn catalogs(&self) -> &Catalogs {
         &self.catalogs
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Running and ended queries.
@@ -132,7 +151,7 @@ impl QueryService {
         match caught(self.try_prepare(session, sql)).await {
             Ok(prepared) => Ok(Arc::new(prepared)),
             Err(error) => {
-                let shown: String = sql.chars().take(self.statement_limit()).collect();
+                let shown: String = without_secrets(sql).chars().take(self.statement_limit()).collect();
                 self.registry.begin(&session.principal, &shown).await?.end(Some(&error)).await;
                 Err(error)
             }
@@ -145,8 +164,9 @@ impl QueryService {
             return Err(Error::new(ErrorCode::ResourceExhausted, message).with_hint("load data with bulk ingest"));
         }
         let statement = parse(sql)?;
-        let context = QueryContext::new(QueryId::generate(), session.principal.clone());
         let settings = self.settings(session);
+        let cut = settings.cut.as_ref().map(|(_, cut)| Arc::clone(cut));
+        let context = QueryContext::replaying(QueryId::generate(), session.principal.clone(), cut);
         let planner = self.planner(session, &context, &settings);
         let (schema, parameters) = self.describe(&planner, &statement).await?;
         Ok(Prepared { sql: sql.to_string(), schema, parameters, kind: statement.kind(), statement })
@@ -161,7 +181,10 @@ impl QueryService {
                 Ok((result_schema(&planned.state, &planned.plan), parameters_of(&planned.plan)?))
             }
             Statement::Insert { .. } => {
-                let plan = self.plan_insert(planner, statement).await?.0.plan;
+                let plan = match self.plan_source_insert(planner, statement).await? {
+                    Some((planned, _)) => planned.plan,
+                    None => self.plan_insert(planner, statement).await?.0.plan,
+                };
                 Ok((count_schema(), parameters_of(&plan)?))
             }
             Statement::Change(change) => {
@@ -192,9 +215,17 @@ impl QueryService {
         id: Option<QueryId>,
     ) -> Result<Running> {
         let id = id.unwrap_or_else(QueryId::generate);
-        let begun = self.registry.begin_as(id, &session.principal, &prepared.sql).await?;
-        let tracked = Arc::clone(begun.tracked()?);
         let settings = self.settings(session);
+        let cut = settings.cut.as_ref().map(|(_, cut)| Arc::clone(cut));
+        let shown = match &prepared.statement {
+            Statement::CreateCatalog(_) => without_secrets(&prepared.sql),
+            _ => prepared.sql.clone(),
+        };
+        let begun = self.registry.begin_as(id, &session.principal, &shown, cut).await?;
+        let tracked = Arc::clone(begun.tracked()?);
+        if prepared.kind != StatementKind::Command && !prepared.statement.is_about_the_server() {
+            session.ran(&tracked.context.id);
+        }
         let limits = self.limits(&tracked, &settings);
         tracked.enter(QueryState::Planning);
         let run = Run { service: self, session, tracked: Arc::clone(&tracked), settings, parameters };
@@ -225,6 +256,11 @@ impl QueryService {
         Ok(())
     }
 
+    /// Whether the principal may see the queries of others.
+    pub(super) fn is_admin(&self, principal: &Principal) -> bool {
+        self.system.is_admin(principal)
+    }
+
     fn visible(&self, principal: &Principal, id: &QueryId) -> Option<Arc<Tracked>> {
         let own = |tracked: &Arc<Tracked>| {
             tracked.context.principal.name == principal.name || self.system.is_admin(principal)
@@ -238,7 +274,9 @@ impl QueryService {
     }
 
     pub(super) fn settings(&self, session: &Session) -> Effective {
-        Effective::new(&session.settings(), &self.config.limits, self.scheduler.slots())
+        let mut settings = Effective::new(&session.settings(), &self.config.limits, self.scheduler.slots());
+        settings.cut = session.cut();
+        settings
     }
 
     pub(super) fn limits(&self, tracked: &Tracked, settings: &Effective) -> Limits {
@@ -276,6 +314,7 @@ impl QueryService {
         state: SessionState,
         always_cluster: bool,
     ) -> Result<SendableRecordBatchStream> {
+        let plan = self.with_dynamic_filters(&tracked, plan, &state).await;
         match placement(&plan, always_cluster) {
             Placement::Memory | Placement::Local | Placement::Recursive => {
                 self.here.run(&tracked, HerePlan::new(plan, &tracked)?, state.task_ctx()).await
@@ -289,6 +328,24 @@ impl QueryService {
                 Ok(rows)
             }
         }
+    }
+
+    /// The plan whose scans of sources have the keys of their joins in them.
+    async fn with_dynamic_filters(
+        &self,
+        tracked: &Tracked,
+        plan: Arc<dyn ExecutionPlan>,
+        state: &SessionState,
+    ) -> Arc<dyn ExecutionPlan> {
+        if !pushes_into_sources(state) {
+            return plan;
+        }
+        let aside = Aside { here: &self.here, tracked, context: state.task_ctx() };
+        let (plan, count) = with_dynamic_filters(plan, &aside).await;
+        if count > 0 {
+            tracing::debug!(query = %tracked.context.id, count, "scans of sources have dynamic filters");
+        }
+        plan
     }
 
     /// Runs a plan on the executors. It waits for its turn and for executors before it runs; a query that is quick is never
@@ -318,9 +375,52 @@ impl QueryService {
     }
 }
 
+/// What a store keeps of catalogs that were made.
+pub fn found_in(store: Store) -> FindDefinition {
+    Arc::new(move |name| {
+        let store = store.clone();
+        Box::pin(async move { store.catalog(&name).await })
+    })
+}
+
+/// Learns of what other coordinators make and drop, as long as the connections live.
+fn keep_up(sources: &Arc<SourceConnections>, store: Store) {
+    let sources = Arc::downgrade(sources);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(LOOK_FOR_CATALOGS).await;
+            let Some(sources) = sources.upgrade() else { return };
+            match store.catalogs().await {
+                Ok(definitions) => sources.set_made(definitions),
+                Err(error) => tracing::warn!(%error, "what other coordinators made cannot be told"),
+            }
+        }
+    });
+}
+
+/// Runs small plans for a query that has not begun.
+struct Aside<'a> {
+    here: &'a Here,
+    tracked: &'a Tracked,
+    context: Arc<TaskContext>,
+}
+
+#[async_trait]
+impl RunPlan for Aside<'_> {
+    async fn run(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream> {
+        self.here.run_aside(HerePlan::new(plan, self.tracked)?, Arc::clone(&self.context)).await
+    }
+}
+
+/// Whether the session lets sources do more than filter.
+fn pushes_into_sources(state: &SessionState) -> bool {
+    state.physical_optimizers().iter().any(|rule| rule.name() == PUSH_INTO_SOURCES)
+}
+
 impl Run<'_> {
     /// Plans the statement, or does what a command says.
     async fn start(&self, statement: &Statement) -> Result<(SchemaRef, Source)> {
+        self.check_cut(statement)?;
         match statement {
             Statement::Query(ast) => {
                 let planned = self.planner().plan(ast).await?;

@@ -3,6 +3,7 @@
 use datafusion::sql::sqlparser::ast::{DataType, Statement as AstStatement};
 use townlake_lake::{PartitionField, Position, SortKey, TableChange};
 
+use super::catalogs::CreateCatalogStatement;
 use super::changes::ChangeStatement;
 use super::procedures::CallArgument;
 
@@ -82,6 +83,11 @@ pub enum Statement {
         /// The pattern of LIKE.
         like: Option<String>,
     },
+    /// `SHOW CUT [FOR 'query id']`.
+    ShowCut {
+        /// The query; by default the session's last.
+        query: Option<String>,
+    },
     /// `SHOW setting`.
     ShowSetting {
         /// The setting.
@@ -98,6 +104,20 @@ pub enum Statement {
     ResetSession {
         /// The setting, or all of them.
         name: Option<String>,
+    },
+    /// `CREATE CATALOG`.
+    CreateCatalog(CreateCatalogStatement),
+    /// `DROP CATALOG`.
+    DropCatalog {
+        /// The catalog.
+        name: Name,
+        /// Say nothing when it is not there.
+        if_exists: bool,
+    },
+    /// `SHOW CREATE CATALOG catalog`.
+    ShowCreateCatalog {
+        /// The catalog.
+        name: Name,
     },
     /// `CREATE SCHEMA`.
     CreateSchema {
@@ -280,6 +300,11 @@ pub enum StatementKind {
 }
 
 impl Statement {
+    /// Whether it asks about the server or the session, and not for data.
+    pub fn is_about_the_server(&self) -> bool {
+        !matches!(self, Self::Query(_) | Self::Insert { .. } | Self::Change(_) | Self::CreateTable(_))
+    }
+
     /// How a client sees it.
     pub fn kind(&self) -> StatementKind {
         match self {
@@ -293,6 +318,8 @@ impl Statement {
             | Self::RenameView { .. }
             | Self::CommentView { .. }
             | Self::Truncate { .. }
+            | Self::CreateCatalog(_)
+            | Self::DropCatalog { .. }
             | Self::CreateSchema { .. }
             | Self::DropSchema { .. }
             | Self::Use(_)

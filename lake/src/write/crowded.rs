@@ -9,23 +9,51 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::metrics::Count;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 
+use super::external;
+use super::files::TaskFiles;
 use super::partition::Partitioner;
 
 const KEY: &str = "$partition";
 
+/// Writes all `rows`, which have the table's columns `schema`, and counts them as they are written.
+pub(super) async fn write_rows(
+    files: &mut TaskFiles,
+    schema: &SchemaRef,
+    mut rows: impl Stream<Item = Result<RecordBatch>> + Send + Unpin + 'static,
+    context: &Arc<TaskContext>,
+    written: &Count,
+) -> Result<()> {
+    while let Some(batch) = rows.next().await.transpose()? {
+        if files.write_unless_crowded(&batch).await.map_err(external)? {
+            written.add(batch.num_rows());
+            continue;
+        }
+        let Some(partitioner) = files.partitioner() else { return internal_err!("one partition is too many") };
+        let rest = futures::stream::once(std::future::ready(Ok(batch))).chain(rows);
+        let mut sorted = sorted_by_partition(partitioner, schema, rest, context)?;
+        while let Some(batch) = sorted.next().await.transpose()? {
+            files.write(&batch).await.map_err(external)?;
+            written.add(batch.num_rows());
+        }
+        break;
+    }
+    Ok(())
+}
+
 /// The rows in the order of their partitions, spilled where they do not fit the memory of the task. They are read when they are asked for.
-pub(super) fn sorted_by_partition(
+fn sorted_by_partition(
     partitioner: Arc<Partitioner>,
     schema: &SchemaRef,
     rows: impl Stream<Item = Result<RecordBatch>> + Send + 'static,

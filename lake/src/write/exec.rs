@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Result, internal_err};
+use datafusion::common::{Result, internal_err};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
@@ -16,11 +16,10 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
 };
 use futures::StreamExt;
-use townlake_common::Error;
 
-use super::crowded::sorted_by_partition;
+use super::crowded::write_rows;
 use super::files::TaskFiles;
-use super::{WRITTEN_FILES_SCHEMA, WriteSpec, answer, rows};
+use super::{WRITTEN_FILES_SCHEMA, WriteSpec, answer, external, rows};
 
 /// Writes the rows of each input partition into files of its own and answers with one row a file.
 ///
@@ -136,21 +135,7 @@ async fn write_all(
     let to_table = move |batch: Result<RecordBatch>| {
         rows::to_table(&target.table, &target.arrow_schema, &batch?).map_err(external)
     };
-    let mut input = input.map(to_table);
-    while let Some(batch) = input.next().await.transpose()? {
-        if files.write_unless_crowded(&batch).await.map_err(external)? {
-            counts.rows.add(batch.num_rows());
-            continue;
-        }
-        let Some(partitioner) = files.partitioner() else { return internal_err!("one partition is too many") };
-        let rest = futures::stream::once(std::future::ready(Ok(batch))).chain(input);
-        let mut sorted = sorted_by_partition(partitioner, &spec.arrow_schema, rest, &context)?;
-        while let Some(batch) = sorted.next().await.transpose()? {
-            files.write(&batch).await.map_err(external)?;
-            counts.rows.add(batch.num_rows());
-        }
-        break;
-    }
+    write_rows(&mut files, &spec.arrow_schema, input.map(to_table), &context, &counts.rows).await?;
     let (finished, untold) = files.finish().await.map_err(external)?;
     for file in &finished {
         counts.files.add(1);
@@ -159,8 +144,4 @@ async fn write_all(
     let answer = answer::encode(finished, spec.format_version).map_err(external)?;
     untold.told();
     Ok(answer)
-}
-
-fn external(error: Error) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
 }

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use datafusion::arrow::util::pretty::pretty_format_batches;
-use datafusion::execution::SessionStateBuilder;
-use datafusion::physical_plan::displayable;
+use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, TaskContext};
+use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use townlake_common::ErrorCode;
 use townlake_connectors::NothingPushed;
+use townlake_connectors::dynamic_filters::{RunPlan, with_dynamic_filters};
 use townlake_engine::session::physical_rules;
 
 use super::{Crm, collect, query, typed};
@@ -212,4 +213,78 @@ async fn a_value_that_cannot_be_represented_is_an_error_also_in_a_sum() {
         let error = collect(&session, sql).await.unwrap_err();
         assert_eq!(error.code(), ErrorCode::FormatNotSupported, "{sql}: {error}");
     }
+}
+
+struct InTask(Arc<TaskContext>);
+
+#[async_trait::async_trait]
+impl RunPlan for InTask {
+    async fn run(&self, plan: Arc<dyn ExecutionPlan>) -> townlake_common::Result<SendableRecordBatchStream> {
+        Ok(datafusion::physical_plan::execute_stream(plan, Arc::clone(&self.0)).unwrap())
+    }
+}
+
+/// A query of a table in memory with the dynamic filters that the coordinator would make, and its plan.
+async fn with_keys(both: &Both, keys: &str, sql: &str) -> (String, Vec<String>) {
+    let session = both.session(true).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.parquet");
+    let write = format!("COPY ({keys}) TO '{}'", file.display());
+    collect(&session, &write).await.unwrap();
+    session.register_parquet("keys", file.display().to_string(), Default::default()).await.unwrap();
+    let plan = session.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+    let (plan, _) = with_dynamic_filters(plan, &InTask(session.task_ctx())).await;
+    let text = displayable(plan.as_ref()).indent(false).to_string();
+    let rows = datafusion::physical_plan::collect(plan, session.task_ctx()).await.unwrap();
+    let shown = pretty_format_batches(&rows).unwrap().to_string();
+    let mut lines: Vec<_> = shown.lines().skip(3).map(str::to_string).collect();
+    lines.sort();
+    let without = both.session(false).await;
+    without.register_parquet("keys", file.display().to_string(), Default::default()).await.unwrap();
+    let here = pretty_format_batches(&collect(&without, sql).await.unwrap()).unwrap().to_string();
+    let mut expected: Vec<_> = here.lines().skip(3).map(str::to_string).collect();
+    expected.sort();
+    assert_eq!(lines, expected, "{sql}\n{text}");
+    (text, lines)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_a_small_side_go_into_the_scan() {
+    let more = "INSERT INTO moves SELECT i % 1000, i, now() FROM generate_series(1, 20000) i; ANALYZE moves";
+    let Some(both) = Both::new("dynamic").await else { return };
+    both.crm.admin.batch_execute(more).await.unwrap();
+    let few = "SELECT * FROM (VALUES (CAST(7 AS INT), 'a'), (11, 'b'), (NULL, 'c'), (5000, 'd')) AS k(id, name)";
+    let join =
+        |kind: &str| format!("SELECT k.name, m.amount FROM keys AS k {kind} JOIN moves AS m ON k.id = m.account");
+    for (kind, is_filtered) in [("INNER", true), ("LEFT", true), ("RIGHT", false), ("FULL", false)] {
+        let (text, _) = with_keys(&both, few, &join(kind)).await;
+        assert_eq!(text.contains("IN ('7'::int4, '11'::int4, '5000'::int4)"), is_filtered, "{kind}\n{text}");
+    }
+    for (sql, is_filtered) in [
+        ("SELECT amount FROM moves WHERE account IN (SELECT id FROM keys)", true),
+        ("SELECT name FROM keys AS k WHERE NOT EXISTS (SELECT 1 FROM moves AS m WHERE m.account = k.id)", true),
+        ("SELECT amount FROM moves AS m WHERE NOT EXISTS (SELECT 1 FROM keys AS k WHERE m.account = k.id)", false),
+        // What may have other rows the second time.
+        ("SELECT m.amount FROM (SELECT id FROM keys LIMIT 5) AS k JOIN moves AS m ON k.id = m.account", false),
+        ("SELECT m.amount FROM keys AS k JOIN moves AS m ON k.id = m.account WHERE k.id + random() * 0 >= 0", false),
+        // Below a filter that stays here, and in a group that is pushed.
+        (
+            "SELECT m.amount FROM keys AS k JOIN (SELECT * FROM moves WHERE amount * 2 > 10) AS m ON k.id = m.account",
+            true,
+        ),
+        (
+            "SELECT k.name, m.s FROM keys AS k JOIN (SELECT account, sum(amount) AS s FROM moves GROUP BY account) AS m \
+             ON k.id = m.account",
+            false,
+        ),
+    ] {
+        let (text, _) = with_keys(&both, few, sql).await;
+        assert_eq!(text.contains(" IN ('7'::int4"), is_filtered, "{sql}\n{text}");
+    }
+    // No key at all, and too many for a list.
+    let (text, _) = with_keys(&both, &format!("{few} WHERE id > 6000"), &join("INNER")).await;
+    assert!(text.contains("WHERE FALSE"), "{text}");
+    let many = "SELECT CAST(v AS INT) AS id, 'x' AS name FROM generate_series(100, 1300) AS g(v)";
+    let (text, _) = with_keys(&both, many, &join("INNER")).await;
+    assert!(text.contains("BETWEEN '100'::int4 AND '1300'::int4"), "{text}");
 }
