@@ -13,7 +13,7 @@ async fn a_server_that_goes_down_is_named_at_each_step() {
     let Some(server) = BigQuery::start("a_server_that_goes_down") else { return };
     let server = std::sync::Arc::new(server);
     let made = std::sync::Arc::clone(&server);
-    let commands = [json!({"dataset": "d"}), json!({"sql": "CREATE TABLE d.t AS SELECT 1 AS id"})];
+    let commands = [json!({"dataset": "d"}), json!({"sql": "CREATE TABLE d.t AS SELECT CAST(1 AS INT64) AS id"})];
     tokio::task::spawn_blocking(move || made.client(&commands)).await.unwrap();
     let connections = connections(&format!("{}connect_timeout = \"1s\"", server.keys()));
     let (source, query) = (connections.source("bq").unwrap(), query());
@@ -43,7 +43,7 @@ async fn a_server_that_goes_down_is_named_at_each_step() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_is_dropped_meanwhile_is_gone_by_name() {
     let commands = [
-        json!({"sql": "CREATE TABLE DS.t AS SELECT 1 AS id"}),
+        json!({"sql": "CREATE TABLE DS.t AS SELECT CAST(1 AS INT64) AS id"}),
         json!({"sql": "CREATE VIEW DS.v AS SELECT id FROM DS.t"}),
     ];
     let Some(bq) = Bq::with("dropped", &commands).await else { return };

@@ -280,8 +280,11 @@ impl BigQueryRead for MockGoogle {
                 Step::Hangs => std::future::pending().await,
             }
         };
-        let mut watch = Watch { mock: self.clone(), is_over: false };
-        let end = async move { watch.is_over = true };
+        let watch = Watch { mock: self.clone(), is_over: false };
+        let end = async move {
+            let mut watch = watch;
+            watch.is_over = true;
+        };
         let steps = futures::stream::iter(steps).then(step);
         let end = end.into_stream().filter_map(|()| async { None });
         Ok(Response::new(steps.chain(end).boxed()))

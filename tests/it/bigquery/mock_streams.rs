@@ -122,8 +122,8 @@ async fn a_silent_stream_is_given_up_and_a_dropped_one_is_left() {
     assert!(error.message().contains("within 1 s: read table d.t") && error.is_retryable(), "{error}");
     assert!(error.hint().unwrap().contains("read_timeout"), "{error:?}");
 
+    let mock = MockGoogle::start().await;
     mock.stream(STREAM, [vec![Step::Rows(vec![1]), Step::Hangs]]);
-    mock.state().left = 0;
     let (connections, query) = (connections(&mock.keys()), query());
     let session = session(&query, &connections, 1);
     let table = connections.source("bq").unwrap().table(&query, "d", "t").await.unwrap().unwrap();

@@ -22,7 +22,7 @@ async fn a_view_is_read_by_a_query_job() {
     ]);
     let commands = [
         json!({"table": "DS.t", "fields": fields}),
-        json!({"sql": "INSERT INTO DS.t (i, n, s, byt, d, dt, ts, b, f, st, ar) VALUES (1, NUMERIC '1.000000001', 'it\\'s', b'\\x00\\xff', \
+        json!({"sql": "INSERT INTO DS.t (i, n, s, byt, d, dt, ts, b, f, st, ar) VALUES (1, NUMERIC '1.5', 'it\\'s', FROM_HEX('00ff'), \
             DATE '2024-02-29', DATETIME '2024-02-29 01:02:03.000004', TIMESTAMP '1969-12-31 23:59:59.999999+00', true, 1.5, STRUCT(1, 'y'), [1, 2])"}),
         json!({"sql": "INSERT INTO DS.t (i) VALUES (2)"}),
         json!({"sql": "CREATE VIEW DS.v AS SELECT * FROM DS.t"}),
@@ -36,7 +36,7 @@ async fn a_view_is_read_by_a_query_job() {
     let cells = bq.cells(&["v"], "SELECT i, n, s, byt, d, dt, ts, b, f, st, ar FROM v ORDER BY i").await;
     let first = [
         "1",
-        "1.000000001",
+        "1.500000000",
         "it's",
         "00ff",
         "2024-02-29",
@@ -72,7 +72,7 @@ async fn what_would_cost_too_much_is_refused_when_it_is_planned() {
     assert!(error.hint().unwrap().contains("[catalogs.bq]") && !error.is_retryable(), "{error:?}");
     let free = Bq::of(
         "guarded_well",
-        &[json!({"sql": "CREATE TABLE DS.t AS SELECT 1 AS id"})],
+        &[json!({"sql": "CREATE TABLE DS.t AS SELECT CAST(1 AS INT64) AS id"})],
         "maximum_bytes_billed = \"1 MB\"",
     )
     .await;
