@@ -211,8 +211,8 @@ fn conform(array: &ArrayRef, wanted: &DataType) -> Option<ArrayRef> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use arrow::array::{Decimal128Array, Int64Array, StringArray, TimestampMicrosecondArray};
-    use arrow::datatypes::Schema;
+    use arrow::array::{Decimal128Array, Decimal256Array, Int64Array, StringArray, TimestampMicrosecondArray};
+    use arrow::datatypes::{Schema, i256};
     use arrow::ipc::CompressionType;
     use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 
@@ -268,6 +268,18 @@ pub(crate) mod tests {
             let shown = arrow::util::pretty::pretty_format_batches(&[read]).unwrap().to_string();
             assert!(shown.contains("| 1 | 1970-01-01T00:00:00.000001Z | 1.500000000 "), "{shown}");
         }
+    }
+
+    #[test]
+    fn bignumeric_is_read_in_all_its_digits() {
+        let schema = Schema::new(vec![Field::new("b", DataType::Decimal256(76, 38), true)]);
+        let widest = i256::from_string(&"9".repeat(76)).unwrap();
+        let values = Decimal256Array::from(vec![Some(widest), None, Some(i256::MINUS_ONE)]);
+        let column: ArrayRef = Arc::new(values.with_precision_and_scale(76, 38).unwrap());
+        let batch = RecordBatch::try_new(Arc::new(schema.clone()), vec![column]).unwrap();
+        let messages = messages(&schema, std::slice::from_ref(&batch), None);
+        let read = Decoder::new(&messages[0], Arc::new(schema)).unwrap().batch(&messages[1]).unwrap();
+        assert_eq!(read, batch);
     }
 
     #[test]
