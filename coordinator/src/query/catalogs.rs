@@ -69,8 +69,24 @@ fn definition(create: &CreateCatalogStatement, owner: &str) -> CatalogDefinition
     }
 }
 
-/// What follows `CREATE CATALOG`.
+/// What follows `CREATE CATALOG`, to the end. No error quotes what it found: it may be a secret.
 pub(super) fn parse_create_catalog(parser: &mut Parser<'_>) -> Result<Statement, ParserError> {
+    let parsed = rest_of_create_catalog(parser).and_then(|statement| match parser.peek_token() {
+        token if token.token == Token::EOF => Ok(statement),
+        token => parser.expected("the end of the statement", token),
+    });
+    parsed.map_err(|error| {
+        let message = match error {
+            ParserError::ParserError(message) | ParserError::TokenizerError(message) => message,
+            other => other.to_string(),
+        };
+        let Some((expected, found)) = message.split_once(", found: ") else { return ParserError::ParserError(message) };
+        let place = found.rfind(" at Line: ").and_then(|at| found.get(at..)).unwrap_or_default();
+        ParserError::ParserError(format!("{expected}{place}"))
+    })
+}
+
+fn rest_of_create_catalog(parser: &mut Parser<'_>) -> Result<Statement, ParserError> {
     let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
     let name = parse_name(parser)?;
     parser.expect_keyword(Keyword::USING)?;
