@@ -138,7 +138,7 @@ elif [ "$level" = test ]; then
     engine venv-duckdb "DuckDB with its iceberg extension" duckdb==1.5.5 duckdb-extensions==1.5.5 \
         duckdb-extension-iceberg==1.5.5 duckdb-extension-httpfs==1.5.5 duckdb-extension-avro==1.5.5
     # With these versions and no others: later DuckDBs fetch their extensions from a server.
-    engine venv-bigquery "the BigQuery emulator and Google's client (760 MB)" bqemulator==1.4.0 duckdb==1.5.5 duckdb-extensions==1.5.5 \
+    engine venv-bigquery "the BigQuery emulator and Google's client (600 MB)" bqemulator==1.4.0 duckdb==1.5.5 duckdb-extensions==1.5.5 \
         duckdb-extension-spatial==1.5.5 duckdb-extension-icu==1.5.5 numpy==2.4.6 pyarrow==26.0.1 \
         google-cloud-bigquery==3.47.0 google-cloud-bigquery-storage==2.43.0
     if [ ! -e "$venvs/venv-bigquery/spatial.stamp" ]; then

@@ -32,8 +32,22 @@ pub(crate) struct SplitReader {
 /// Where rows come from.
 enum Rows {
     None,
-    Streams { streams: Vec<String>, open: Option<RowStream>, schema: Vec<u8>, decoder: Option<Decoder> },
+    Streams(Box<Streams>),
     Rest(RestRows),
+}
+
+/// Streams of a session, one after another.
+struct Streams {
+    names: Vec<String>,
+    open: Option<RowStream>,
+    schema: Vec<u8>,
+    decoder: Option<Decoder>,
+}
+
+impl Rows {
+    fn of_session(names: Vec<String>, schema: Vec<u8>) -> Self {
+        Self::Streams(Box::new(Streams { names, open: None, schema, decoder: None }))
+    }
 }
 
 impl SplitReader {
@@ -51,10 +65,7 @@ impl SplitReader {
         let rows = match &recipe.way {
             _ if recipe.limit == Some(0) => Rows::None,
             Way::Session { .. } if stream.is_empty() => Rows::None,
-            Way::Session { arrow_schema, .. } => {
-                let (streams, schema) = (vec![stream], arrow_schema.clone());
-                Rows::Streams { streams, open: None, schema, decoder: None }
-            }
+            Way::Session { arrow_schema, .. } => Rows::of_session(vec![stream], arrow_schema.clone()),
             Way::Job(_) => result_of_job(client, &recipe).await?,
         };
         let wanted = match recipe.columns.is_empty() {
@@ -89,38 +100,50 @@ impl SplitReader {
         match rows {
             Rows::None => Ok(None),
             Rows::Rest(rest) => rest.next(client, recipe, wanted, metrics).await,
-            Rows::Streams { streams, open, schema, decoder } => loop {
-                let stream = match open {
-                    Some(stream) => stream,
-                    None => match streams.pop() {
-                        Some(name) => open.insert(RowStream::new(Arc::clone(client), name, recipe.reading())),
-                        None => return Ok(None),
-                    },
-                };
-                let Some(piece) = stream.next().await? else {
-                    *open = None;
-                    continue;
-                };
-                // The schema comes with the session, and again with the first rows.
-                if schema.is_empty()
-                    && let Some(sent) = piece.arrow_schema
-                {
-                    *schema = sent;
-                }
-                let Some(bytes) = piece.batch else { continue };
-                metrics.bytes_read.add(bytes.len());
-                let _timer = metrics.baseline.elapsed_compute().timer();
-                let told = |fault| told(client, recipe, fault);
-                let decoder = match decoder {
-                    Some(decoder) => decoder,
-                    None => decoder.insert(Decoder::new(schema, Arc::clone(wanted)).map_err(told)?),
-                };
-                let batch = decoder.batch(&bytes).map_err(told)?;
-                if i64::try_from(batch.num_rows()) != Ok(piece.rows) {
-                    return Err(client.storage_server().corrupt("a batch of another number of rows than it says"));
-                }
-                return Ok(Some(batch));
-            },
+            Rows::Streams(streams) => streams.next(client, recipe, wanted, metrics).await,
+        }
+    }
+}
+
+impl Streams {
+    async fn next(
+        &mut self,
+        client: &Arc<Client>,
+        recipe: &Recipe,
+        wanted: &SchemaRef,
+        metrics: &ScanMetrics,
+    ) -> Result<Option<RecordBatch>> {
+        loop {
+            let stream = match &mut self.open {
+                Some(stream) => stream,
+                None => match self.names.pop() {
+                    Some(name) => self.open.insert(RowStream::new(Arc::clone(client), name, recipe.reading())),
+                    None => return Ok(None),
+                },
+            };
+            let Some(piece) = stream.next().await? else {
+                self.open = None;
+                continue;
+            };
+            // The schema comes with the session, and again with the first rows.
+            if self.schema.is_empty()
+                && let Some(sent) = piece.arrow_schema
+            {
+                self.schema = sent;
+            }
+            let Some(bytes) = piece.batch else { continue };
+            metrics.bytes_read.add(bytes.len());
+            let _timer = metrics.baseline.elapsed_compute().timer();
+            let told = |fault| told(client, recipe, fault);
+            let decoder = match &mut self.decoder {
+                Some(decoder) => decoder,
+                None => self.decoder.insert(Decoder::new(&self.schema, Arc::clone(wanted)).map_err(told)?),
+            };
+            let batch = decoder.batch(&bytes).map_err(told)?;
+            if i64::try_from(batch.num_rows()) != Ok(piece.rows) {
+                return Err(client.storage_server().corrupt("a batch of another number of rows than it says"));
+            }
+            return Ok(Some(batch));
         }
     }
 }
@@ -139,10 +162,7 @@ async fn result_of_job(client: &Arc<Client>, recipe: &Recipe) -> Result<Rows> {
             query_id: &recipe.query_id,
         };
         match client.create_session(&recipe.reading(), &asked).await {
-            Ok(session) => {
-                let (streams, schema) = (session.streams, session.arrow_schema);
-                return Ok(Rows::Streams { streams, open: None, schema, decoder: None });
-            }
+            Ok(session) => return Ok(Rows::of_session(session.streams, session.arrow_schema)),
             Err(error) if error.code() == ErrorCode::TableNotFound => {
                 tracing::debug!(catalog = %recipe.catalog, "the result of a job is read over REST");
             }
