@@ -121,7 +121,8 @@ if [ "$level" = demo ] && ! has "$TOWNLAKE_VENV/lib/python3*/site-packages/adbc_
 elif [ "$level" = test ]; then
     python_clients "$lock" requirements.stamp
     jars="${TOWNLAKE_JARS:-$HOME/.cache/townlake/jars}"
-    # Spark and DuckDB write and read our tables. In environments of their own: they want other versions than our clients.
+    # Spark and DuckDB write and read our tables; others stand for sources. In environments of their own: they want other versions
+    # than our clients.
     venvs="$(dirname "$TOWNLAKE_VENV")"
     engine() { # environment package what…
         local environment="$venvs/$1" list
@@ -136,6 +137,14 @@ elif [ "$level" = test ]; then
     engine venv-spark "Spark (370 MB, about a minute)" pyspark==3.5.9
     engine venv-duckdb "DuckDB with its iceberg extension" duckdb==1.5.5 duckdb-extensions==1.5.5 \
         duckdb-extension-iceberg==1.5.5 duckdb-extension-httpfs==1.5.5 duckdb-extension-avro==1.5.5
+    # With these versions and no others: later DuckDBs fetch their extensions from a server.
+    engine venv-bigquery "the BigQuery emulator and Google's client (600 MB)" bqemulator==1.4.0 duckdb==1.5.5 duckdb-extensions==1.5.5 \
+        duckdb-extension-spatial==1.5.5 duckdb-extension-icu==1.5.5 numpy==2.4.6 pyarrow==26.0.1 \
+        google-cloud-bigquery==3.47.0 google-cloud-bigquery-storage==2.43.0
+    if [ ! -e "$venvs/venv-bigquery/spatial.stamp" ]; then
+        "$venvs/venv-bigquery/bin/python" -c "from duckdb_extensions import import_extension; import_extension('spatial')"
+        touch "$venvs/venv-bigquery/spatial.stamp"
+    fi
     # A jar that is there is looked at again only where it is another one than the stamp beside it tells.
     jar() { # group:name:version[:type:classifier] sha256 what
         local name version classifier file

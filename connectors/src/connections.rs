@@ -11,6 +11,7 @@ use townlake_common::config::{CatalogConfig, CatalogDefinition};
 use townlake_common::{Error, ErrorCode, Result};
 
 use crate::Source;
+use crate::bigquery::BigQuerySource;
 use crate::clickhouse::ClickHouseSource;
 use crate::postgres::PostgresSource;
 
@@ -56,6 +57,7 @@ fn source_of(name: &str, catalog: &CatalogConfig) -> Result<Option<Arc<dyn Sourc
     Ok(Some(match catalog {
         CatalogConfig::Postgres(config) => Arc::new(PostgresSource::new(name, config)?),
         CatalogConfig::ClickHouse(config) => Arc::new(ClickHouseSource::new(name, config)?),
+        CatalogConfig::BigQuery(config) => Arc::new(BigQuerySource::new(name, config)?),
         CatalogConfig::Iceberg(_) => return Ok(None),
     }))
 }

@@ -1,4 +1,4 @@
-//! The source SPI ([`Source`]) and one module a source. Today: Postgres and ClickHouse.
+//! The source SPI ([`Source`]) and one module a source. Today: Postgres, ClickHouse, BigQuery.
 //!
 //! A connector plans on the coordinator and reads on the executors. Between the two travels a recipe ([`codec`]): it names
 //! a catalog and says what to read, and never holds a connection, a URL or a credential. Each process makes its own
@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod bigquery;
 mod clickhouse;
 pub mod codec;
 mod connections;

@@ -30,6 +30,14 @@ pub mod postgres {
 pub mod clickhouse {
     tonic::include_proto!("townlake.clickhouse");
 }
+/// Scan recipes of the BigQuery connector.
+pub mod bigquery {
+    tonic::include_proto!("townlake.bigquery");
+}
+/// What we speak of Google's BigQuery Storage Read API.
+pub mod bigquery_storage {
+    tonic::include_proto!("google.cloud.bigquery.storage.v1");
+}
 /// The session actions of Arrow Flight.
 pub mod flight_session {
     tonic::include_proto!("townlake.flight_session");

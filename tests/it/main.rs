@@ -1,6 +1,7 @@
 //! End to end: every test of the cluster and of the real servers, in one binary.
 
 mod access;
+mod bigquery;
 mod chaos;
 mod clickhouse;
 mod deep;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::bigquery::BigQueryCatalog;
 use crate::{Error, ErrorCode, Principal, Result, Secret};
 
 /// One catalog. The default is closed: without `readers` nobody sees it.
@@ -16,6 +17,8 @@ pub enum CatalogConfig {
     Postgres(Box<PostgresCatalog>),
     /// A ClickHouse server.
     ClickHouse(Box<ClickHouseCatalog>),
+    /// A project of Google BigQuery.
+    BigQuery(Box<BigQueryCatalog>),
 }
 
 /// An Iceberg catalog and the object store of its tables.
@@ -170,6 +173,7 @@ impl CatalogConfig {
             Self::Iceberg(catalog) => &catalog.readers,
             Self::Postgres(catalog) => &catalog.readers,
             Self::ClickHouse(catalog) => &catalog.readers,
+            Self::BigQuery(catalog) => &catalog.readers,
         }
     }
 
@@ -179,6 +183,7 @@ impl CatalogConfig {
             Self::Iceberg(catalog) => &catalog.writers,
             Self::Postgres(catalog) => &catalog.writers,
             Self::ClickHouse(catalog) => &catalog.writers,
+            Self::BigQuery(catalog) => &catalog.writers,
         }
     }
 
@@ -187,6 +192,7 @@ impl CatalogConfig {
             Self::Iceberg(iceberg) => iceberg.validate(name),
             Self::Postgres(postgres) => postgres.validate(name),
             Self::ClickHouse(clickhouse) => clickhouse.validate(name),
+            Self::BigQuery(bigquery) => bigquery.validate(name),
         }
     }
 }
@@ -245,11 +251,11 @@ impl ClickHouseCatalog {
     }
 }
 
-fn default_connections() -> usize {
+pub(super) fn default_connections() -> usize {
     16
 }
 
-fn default_connect_timeout() -> Duration {
+pub(super) fn default_connect_timeout() -> Duration {
     Duration::from_secs(5)
 }
 

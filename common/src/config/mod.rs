@@ -4,6 +4,7 @@
 //! (`TOWNLAKE_CATALOGS__CRM__URL=…`). Without a file the defaults and the environment alone make a configuration.
 //! Unknown keys are refused: a typing error must not silently switch something off.
 
+mod bigquery;
 mod catalogs;
 mod definition;
 mod sections;
@@ -15,6 +16,7 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
+pub use bigquery::{BigQueryCatalog, BigQueryCompression};
 pub use catalogs::{CatalogConfig, ClickHouseCatalog, IcebergCatalog, IcebergCatalogKind, PostgresCatalog, TlsMode};
 pub use definition::CatalogDefinition;
 pub use sections::{
