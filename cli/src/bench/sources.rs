@@ -30,7 +30,8 @@ pub(super) async fn run(rounds: usize) -> Result<()> {
     for statement in fill.split("; ") {
         admin.batch_execute(statement).await.map_err(|error| failed(statement, error))?;
     }
-    let crm = format!("[catalogs.crm]\ntype = \"postgres\"\nurl = \"{}\"\nreaders = [\"bench\"]\n", postgres.url("postgres"));
+    let crm =
+        format!("[catalogs.crm]\ntype = \"postgres\"\nurl = \"{}\"\nreaders = [\"bench\"]\n", postgres.url("postgres"));
     let bed = Bed::start_with(super::folder()?, &crm).await?;
     bed.connection.run("CREATE SCHEMA lake.bench").await?;
     let few = format!(
@@ -80,7 +81,10 @@ async fn joins(bed: &Bed, admin: &tokio_postgres::Client, rounds: usize) -> Resu
         let took = median(&times).unwrap_or_default();
         let beside = *plain.get_or_insert(took);
         let share = moved as f64 * 100.0 / ROWS as f64;
-        println!("source_pushdown = {pushdown:<7} {took:>6.2} s ({:.2})   rows moved {moved:>8} ({share:.1} %)", took / beside);
+        println!(
+            "source_pushdown = {pushdown:<7} {took:>6.2} s ({:.2})   rows moved {moved:>8} ({share:.1} %)",
+            took / beside
+        );
     }
     Ok(())
 }
@@ -96,7 +100,18 @@ async fn copy(postgres: &Postgres) -> Result<f64> {
     let started = Instant::now();
     let sql = format!("COPY (SELECT {COLUMNS} FROM big) TO STDOUT (FORMAT binary)");
     let status = tokio::process::Command::new("psql")
-        .args(["--no-psqlrc", "--quiet", "-h", "127.0.0.1", "-p", &postgres.port().to_string(), "-U", "postgres", "-c", &sql])
+        .args([
+            "--no-psqlrc",
+            "--quiet",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &postgres.port().to_string(),
+            "-U",
+            "postgres",
+            "-c",
+            &sql,
+        ])
         .env("PGPASSWORD", postgres.password())
         .stdout(Stdio::null())
         .status()
