@@ -9,6 +9,7 @@ use townlake_common::config::CatalogConfig;
 use townlake_common::{Error, ErrorCode, Result};
 
 use crate::Source;
+use crate::kafka::KafkaSource;
 use crate::postgres::PostgresSource;
 
 /// The sources of this process by catalog name. Nothing is connected until it is used.
@@ -28,6 +29,7 @@ impl SourceConnections {
         for (name, catalog) in catalogs {
             let source: Arc<dyn Source> = match catalog {
                 CatalogConfig::Postgres(config) => Arc::new(PostgresSource::new(name, config)?),
+                CatalogConfig::Kafka(config) => Arc::new(KafkaSource::new(name, config)?),
                 CatalogConfig::Iceberg(_) => continue,
             };
             sources.insert(name.clone(), source);

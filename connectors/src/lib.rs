@@ -1,4 +1,4 @@
-//! The source SPI ([`Source`]) and one module a source. Today: Postgres.
+//! The source SPI ([`Source`]) and one module a source. Today: Postgres and Kafka.
 //!
 //! A connector plans on the coordinator and reads on the executors. Between the two travels a recipe ([`codec`]): it names
 //! a catalog and says what to read, and never holds a connection, a URL or a credential. Each process makes its own
@@ -8,6 +8,7 @@
 
 pub mod codec;
 mod connections;
+mod kafka;
 mod postgres;
 pub mod scan;
 mod spi;

@@ -306,7 +306,8 @@ where
 
 /// A recipe that cannot be decoded: another build, or damage.
 pub fn unreadable(kind: &str) -> Error {
-    Error::internal(format!("a scan of a source of kind {kind} cannot be decoded")).with_hint("run one build on all nodes")
+    Error::internal(format!("a scan of a source of kind {kind} cannot be decoded"))
+        .with_hint("run one build on all nodes")
 }
 
 /// Our error as DataFusion carries it.

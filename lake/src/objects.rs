@@ -300,7 +300,7 @@ impl LakeObjects {
     pub fn from_config(catalogs: &BTreeMap<String, CatalogConfig>) -> Result<Self> {
         let iceberg = catalogs.iter().filter_map(|(name, config)| match config {
             CatalogConfig::Iceberg(config) => Some((name, config)),
-            CatalogConfig::Postgres(_) => None,
+            CatalogConfig::Postgres(_) | CatalogConfig::Kafka(_) => None,
         });
         let stores = iceberg.map(|(name, config)| Ok((name.clone(), ObjectAccess::new(name, config)?)));
         Ok(Self(Arc::new(stores.collect::<Result<_>>()?)))

@@ -26,6 +26,10 @@ pub mod source {
 pub mod postgres {
     tonic::include_proto!("townlake.postgres");
 }
+/// Scan recipes of the Kafka connector.
+pub mod kafka {
+    tonic::include_proto!("townlake.kafka");
+}
 /// The session actions of Arrow Flight.
 pub mod flight_session {
     tonic::include_proto!("townlake.flight_session");

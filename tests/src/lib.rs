@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: real servers and how to start them.
 
 pub mod bed;
+pub mod kafka;
 pub mod postgres;
 pub mod town;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::KafkaCatalog;
 use crate::{Error, ErrorCode, Principal, Result, Secret};
 
 /// One catalog. The default is closed: without `readers` nobody sees it.
@@ -14,6 +15,8 @@ pub enum CatalogConfig {
     Iceberg(Box<IcebergCatalog>),
     /// A Postgres database.
     Postgres(Box<PostgresCatalog>),
+    /// A Kafka cluster.
+    Kafka(Box<KafkaCatalog>),
 }
 
 /// An Iceberg catalog and the object store of its tables.
@@ -129,6 +132,7 @@ impl CatalogConfig {
         match self {
             Self::Iceberg(catalog) => &catalog.readers,
             Self::Postgres(catalog) => &catalog.readers,
+            Self::Kafka(catalog) => &catalog.readers,
         }
     }
 
@@ -137,6 +141,7 @@ impl CatalogConfig {
         match self {
             Self::Iceberg(catalog) => &catalog.writers,
             Self::Postgres(catalog) => &catalog.writers,
+            Self::Kafka(catalog) => &catalog.writers,
         }
     }
 
@@ -144,6 +149,7 @@ impl CatalogConfig {
         match self {
             Self::Iceberg(iceberg) => iceberg.validate(name),
             Self::Postgres(postgres) => postgres.validate(name),
+            Self::Kafka(kafka) => kafka.validate(name),
         }
     }
 }

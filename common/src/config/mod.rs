@@ -5,6 +5,7 @@
 //! Unknown keys are refused: a typing error must not silently switch something off.
 
 mod catalogs;
+mod kafka;
 mod sections;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,9 @@ use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
 pub use catalogs::{CatalogConfig, IcebergCatalog, IcebergCatalogKind, PostgresCatalog, TlsMode};
+pub use kafka::{
+    KAFKA_COLUMNS, KafkaCatalog, KafkaColumn, KafkaFormat, KafkaIsolation, KafkaTable, KafkaTls, OnError, SaslMechanism,
+};
 pub use sections::{
     AuthConfig, ClusterConfig, ExecutorConfig, LimitsConfig, MaintenanceConfig, MembershipKind, ServerConfig,
     StoreConfig, TokenConfig, UserConfig,

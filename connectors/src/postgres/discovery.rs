@@ -261,8 +261,8 @@ fn kind_of(relkind: &str) -> TableKind {
 
 #[cfg(test)]
 mod tests {
-    use crate::scan::ColumnEstimate;
     use super::*;
+    use crate::scan::ColumnEstimate;
 
     #[test]
     fn statistics_scale_with_the_rows() {

@@ -17,7 +17,7 @@ mod scan;
 mod snapshot;
 mod splits;
 mod sql;
-mod tls;
+pub(crate) mod tls;
 mod types;
 mod values;
 

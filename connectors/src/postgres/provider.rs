@@ -20,8 +20,8 @@ use super::recipe::{Recipe, Split};
 use super::snapshot::Snapshot;
 use super::splits;
 use super::types::Column;
-use crate::scan::{Estimate, SourceScanExec, external};
 use crate::TableKind;
+use crate::scan::{Estimate, SourceScanExec, external};
 
 /// A LIMIT up to this without a filter is read by one split: the others would begin in vain.
 const SMALL_LIMIT: usize = 8192;

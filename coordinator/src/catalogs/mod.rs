@@ -68,7 +68,7 @@ impl Catalogs {
             CatalogConfig::Iceberg(config) => {
                 Some((name.clone(), Lake { config: config.clone(), catalog: OnceCell::new() }))
             }
-            CatalogConfig::Postgres(_) => None,
+            CatalogConfig::Postgres(_) | CatalogConfig::Kafka(_) => None,
         });
         Self { access: Access::new(catalogs), lakes: lakes.collect(), objects, sources, system }
     }
