@@ -55,9 +55,11 @@ python=("/usr/lib/python3*/ensurepip" "$HOME/.pyenv/versions")
 if [ "$level" = demo ]; then
     like python3-venv "${python[@]}"
 elif [ "$level" = test ]; then
+    need clickhouse-server /usr/sbin/clickhouse-server
     need python3-venv "${python[@]}"
     need default-jdk-headless javac
     need maven mvn
+    need openssl openssl
 fi
 
 missing=("${needed[@]}" "${servers[@]}")
@@ -105,7 +107,7 @@ python_clients() { # list stamp
     cmp -s "$1" "$TOWNLAKE_VENV/$2" && return
     say "installing Python clients into $TOWNLAKE_VENV"
     python3 -m venv "$TOWNLAKE_VENV" &&
-        "$TOWNLAKE_VENV/bin/pip" install -q --disable-pip-version-check -r "$1" &&
+        "$TOWNLAKE_VENV/bin/python" -m pip install -q --disable-pip-version-check -r "$1" &&
         cp "$1" "$TOWNLAKE_VENV/$2"
 }
 
@@ -120,10 +122,6 @@ if [ "$level" = demo ] && ! has "$TOWNLAKE_VENV/lib/python3*/site-packages/adbc_
 elif [ "$level" = test ]; then
     python_clients "$lock" requirements.stamp
     jars="${TOWNLAKE_JARS:-$HOME/.cache/townlake/jars}"
-    if ! compgen -G "$jars/flight-sql-jdbc-driver-*.jar" >/dev/null; then
-        say "fetching the Flight SQL JDBC driver into $jars"
-        mvn -q -B dependency:copy -Dartifact=org.apache.arrow:flight-sql-jdbc-driver:18.3.0 -DoutputDirectory="$jars"
-    fi
     # Spark and DuckDB write and read our tables. In environments of their own: they want other versions than our clients.
     venvs="$(dirname "$TOWNLAKE_VENV")"
     engine() { # environment package what…
@@ -135,17 +133,63 @@ elif [ "$level" = test ]; then
             "$environment/bin/python" -m pip install -q --disable-pip-version-check "${@:3}" &&
             printf '%s\n' "$list" >"$environment/packages.stamp"
     }
+    engine venv-chdb "the embedded ClickHouse engine (900 MB)" chdb==4.4.0 chdb-core==26.9.0
     engine venv-spark "Spark (370 MB, about a minute)" pyspark==3.5.9
     engine venv-duckdb "DuckDB with its iceberg extension" duckdb==1.5.5 duckdb-extensions==1.5.5 \
         duckdb-extension-iceberg==1.5.5 duckdb-extension-httpfs==1.5.5 duckdb-extension-avro==1.5.5
-    # group:name:version[:type:classifier]
-    for artifact in org.apache.iceberg:iceberg-spark-runtime-3.5_2.12:1.10.0 org.postgresql:postgresql:42.7.7 \
-        org.projectnessie.nessie:nessie-quarkus:0.108.8:jar:runner; do
-        IFS=: read -r _ name version _ classifier <<<"$artifact"
-        if [ ! -e "$jars/$name-$version${classifier:+-$classifier}.jar" ]; then
-            say "fetching $name $version into $jars"
-            # Nessie's tests say that they are skipped without it: 270 MB that not every mirror has.
-            mvn -q -B dependency:copy -Dartifact="$artifact" -DoutputDirectory="$jars" || [ "$name" = nessie-quarkus ]
+    # A jar that is there is looked at again only where it is another one than the stamp beside it tells.
+    jar() { # group:name:version[:type:classifier] sha256 what
+        local name version classifier file
+        IFS=: read -r _ name version _ classifier <<<"$1"
+        file="$jars/$name-$version${classifier:+-$classifier}.jar"
+        [ -e "$file" ] && [ "$(cat "$file.sha256" 2>/dev/null)" = "$2" ] && return
+        if [ ! -e "$file" ]; then
+            say "fetching $3 $version into $jars"
+            mvn -q -B dependency:copy -Dartifact="$1" -DoutputDirectory="$jars" || return
         fi
-    done
+        if ! printf '%s  %s\n' "$2" "$file" | sha256sum --check --status; then
+            rm -f "$file"
+            echo "$file is not the file that it should be (sha256 $2): removed; run this again to fetch it anew" >&2
+            exit 1
+        fi
+        printf '%s\n' "$2" >"$file.sha256"
+    }
+    jar org.apache.arrow:flight-sql-jdbc-driver:18.3.0 \
+        3f418b46c880e263558c5de669bdbede2c5d4375527ced116fb29f795b03704c "the Flight SQL JDBC driver"
+    jar org.apache.iceberg:iceberg-spark-runtime-3.5_2.12:1.10.0 \
+        70f9471870b2d456167d703c829f098a446b86bb1379eee338c0efa03a341026 "Iceberg's runtime for Spark"
+    jar org.postgresql:postgresql:42.7.7 \
+        157963d60ae66d607e09466e8c0cdf8087e9cb20d0159899ffca96bca2528460 "Postgres's JDBC driver"
+    # Nessie's tests say that they are skipped without it: 270 MB that not every mirror has.
+    jar org.projectnessie.nessie:nessie-quarkus:0.108.8:jar:runner \
+        a58ebde6dc6df68266433d1d087c6cc497103df7a71a0275575f6fca71b167f7 "Nessie" || say "no Nessie then: its tests are skipped"
+    # A broker: the server and its tools, with whatever Maven Central says that they need (92 jars, 54 MB).
+    kafka_version=4.1.1
+    kafka_sum=e2bc7cebebf5f4c0ea615093802d55f0dd6a0ae1e9803b0074d6eba46aa5ef6f
+    kafka="${TOWNLAKE_KAFKA:-$HOME/.cache/townlake/kafka}"
+    kafka() {
+        [ "$kafka_version $kafka_sum" = "$(cat "$kafka/complete.stamp" 2>/dev/null)" ] && return
+        local folder artifact dependencies=""
+        say "fetching Apache Kafka $kafka_version into $kafka"
+        for artifact in kafka_2.13 kafka-tools; do
+            dependencies+="<dependency><groupId>org.apache.kafka</groupId><artifactId>$artifact</artifactId>"
+            dependencies+="<version>$kafka_version</version></dependency>"
+        done
+        folder=$(mktemp -d)
+        printf '%s' "<project><modelVersion>4.0.0</modelVersion><groupId>townlake</groupId><artifactId>kafka</artifactId>" \
+            "<version>1</version><dependencies>$dependencies</dependencies></project>" >"$folder/pom.xml"
+        mvn -q -B -f "$folder/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
+            -DoutputDirectory="$folder/jars" || { rm -rf "$folder"; return 1; }
+        if [ "$kafka_sum" != "$(cd "$folder/jars" && LC_ALL=C sha256sum ./*.jar | sha256sum | cut -d' ' -f1)" ]; then
+            rm -rf "$folder"
+            echo "what came as Apache Kafka $kafka_version is not what it should be (sha256 of all sums $kafka_sum)" >&2
+            exit 1
+        fi
+        mkdir -p "$kafka"
+        rm -f "$kafka"/*.jar
+        mv "$folder"/jars/*.jar "$kafka"
+        rm -rf "$folder"
+        printf '%s\n' "$kafka_version $kafka_sum" >"$kafka/complete.stamp"
+    }
+    kafka
 fi

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod config;
+mod cut;
 mod error;
 mod error_code;
 pub mod fault;
@@ -14,6 +15,7 @@ mod query;
 mod secret;
 pub mod telemetry;
 
+pub use cut::{Cut, Pinned, Promise};
 pub use error::{Error, Result};
 pub use error_code::ErrorCode;
 pub use identity::Principal;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use crate::{Error, ErrorCode, Principal, Result};
+use crate::{Cut, Error, ErrorCode, Pinned, Principal, Promise, Result};
 
 /// The public id of a query: a ULID, so that ids sort by time and cannot be guessed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,12 +56,48 @@ pub struct QueryContext {
     /// Who asks.
     pub principal: Principal,
     pins: Mutex<HashMap<String, Arc<OnceCell<Pin>>>>,
+    cut: Mutex<Cut>,
+    replayed: Option<Arc<Cut>>,
 }
 
 impl QueryContext {
     /// The context of a new query.
     pub fn new(id: QueryId, principal: Principal) -> Arc<Self> {
-        Arc::new(Self { id, principal, pins: Mutex::default() })
+        Self::replaying(id, principal, None)
+    }
+
+    /// The context of a new query that reads what an earlier one read.
+    pub fn replaying(id: QueryId, principal: Principal, replayed: Option<Arc<Cut>>) -> Arc<Self> {
+        Arc::new(Self { id, principal, pins: Mutex::default(), cut: Mutex::default(), replayed })
+    }
+
+    /// Says at which moment the query reads a source or table.
+    pub fn note(&self, what: &str, pinned: Pinned) {
+        self.cut.lock().note(what, pinned);
+    }
+
+    /// At which moments the query reads its sources, as far as that is known by now.
+    pub fn cut(&self) -> Cut {
+        self.cut.lock().clone()
+    }
+
+    /// Where the query reads what an earlier one read: what this source or table was pinned at then.
+    ///
+    /// Errors: `SNAPSHOT_NOT_FOUND` where it was not read, or cannot be read so once more.
+    pub fn replayed(&self, what: &str) -> Result<Option<&Pinned>> {
+        let Some(cut) = &self.replayed else { return Ok(None) };
+        let refused = |message: String| {
+            Err(Error::new(ErrorCode::SnapshotNotFound, message)
+                .with_hint("RESET SESSION cut, or leave it out of the query"))
+        };
+        match cut.get(what) {
+            Some(pinned) if pinned.promise == Promise::Repeatable => Ok(Some(pinned)),
+            Some(pinned) if pinned.promise == Promise::Held => {
+                refused(format!("{what} ({}) kept its state for the query of the cut only", pinned.kind))
+            }
+            Some(pinned) => refused(format!("{what} ({}) was not pinned by the query of the cut", pinned.kind)),
+            None => refused(format!("the query of the cut did not read {what}")),
+        }
     }
 
     /// The pin under `key`, made by `make` the first time it is asked for. Concurrent callers share one making.

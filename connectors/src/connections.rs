@@ -9,6 +9,7 @@ use townlake_common::config::CatalogConfig;
 use townlake_common::{Error, ErrorCode, Result};
 
 use crate::Source;
+use crate::clickhouse::ClickHouseSource;
 use crate::kafka::KafkaSource;
 use crate::postgres::PostgresSource;
 
@@ -30,6 +31,7 @@ impl SourceConnections {
             let source: Arc<dyn Source> = match catalog {
                 CatalogConfig::Postgres(config) => Arc::new(PostgresSource::new(name, config)?),
                 CatalogConfig::Kafka(config) => Arc::new(KafkaSource::new(name, config)?),
+                CatalogConfig::ClickHouse(config) => Arc::new(ClickHouseSource::new(name, config)?),
                 CatalogConfig::Iceberg(_) => continue,
             };
             sources.insert(name.clone(), source);

@@ -1,4 +1,4 @@
-//! The source SPI ([`Source`]) and one module a source. Today: Postgres and Kafka.
+//! The source SPI ([`Source`]) and one module a source. Today: Postgres, ClickHouse and Kafka.
 //!
 //! A connector plans on the coordinator and reads on the executors. Between the two travels a recipe ([`codec`]): it names
 //! a catalog and says what to read, and never holds a connection, a URL or a credential. Each process makes its own
@@ -6,13 +6,21 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod clickhouse;
 pub mod codec;
 mod connections;
+pub mod dynamic_filters;
+mod filters;
 mod kafka;
+mod nothing_pushed;
+pub mod operation;
+mod pass_through;
 mod postgres;
+pub mod pushdown;
 pub mod scan;
 mod spi;
 
 pub use connections::SourceConnections;
+pub use nothing_pushed::NothingPushed;
 pub use scan::SourceScanExec;
-pub use spi::{COMMENT, ForeignKey, NOTE, SOURCE_TYPE, Source, SourceTable, TableKeys, TableKind, column_comment};
+pub use spi::{COMMENT, ForeignKey, InsertInto, NOTE, SOURCE_TYPE, Source, SourceTable, TableKeys, TableKind, column_comment};

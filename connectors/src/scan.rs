@@ -32,6 +32,7 @@ use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use townlake_common::{Error, Result};
 
 use crate::SourceConnections;
+use crate::operation::{Operation, Pushed};
 
 /// The batches of one split.
 pub type Batches = BoxStream<'static, Result<RecordBatch>>;
@@ -58,6 +59,17 @@ pub trait SourceScan: Any + fmt::Debug + Send + Sync {
 
     /// The recipe on the wire.
     fn encode(&self) -> Vec<u8>;
+
+    /// Whether another reading of it in the same query gives the same rows. (A limit may give others.)
+    fn gives_the_same_again(&self) -> bool {
+        false
+    }
+
+    /// The scan whose source does this as well, or why it does not. Only what is known to give the same rows there as here is
+    /// done there.
+    fn push(&self, operation: &Operation<'_>) -> Pushed {
+        Err(format!("{} is not asked of {}", operation.name(), self.kind()))
+    }
 
     /// The rows of one split. Nothing happens before the stream is polled; dropped before its end, it ends what the source does
     /// for it.
@@ -100,6 +112,28 @@ pub struct Explained {
     pub pinned: Option<(&'static str, String)>,
 }
 
+impl Estimate {
+    /// The rows of an inner join on equal columns, as System R estimates them: |L| · |R| / distinct values of the most selective
+    /// pair. `None` where too little is known.
+    pub fn joined_rows(&self, right: &Self, on: &[(usize, usize)]) -> Option<u64> {
+        let distinct = |of: &Self, column: usize| of.columns.get(column)?.distinct;
+        let pairs = on.iter().filter_map(|(l, r)| Some(distinct(self, *l)?.max(distinct(right, *r)?).max(1)));
+        let product = u128::from(self.rows?) * u128::from(right.rows?);
+        Some(u64::try_from(product / u128::from(pairs.max()?)).unwrap_or(u64::MAX))
+    }
+
+    /// The rows of grouping by these columns, as far as statistics tell.
+    pub fn groups(&self, by: &[usize]) -> Option<u64> {
+        let distinct = by.iter().map(|column| {
+            let column = self.columns.get(*column)?;
+            // NULL is a group, too.
+            Some(column.distinct? + u64::from(column.nulls.is_some_and(|nulls| nulls > 0)))
+        });
+        let product = distinct.reduce(|a, b| Some(a?.saturating_mul(b?))).unwrap_or(Some(1))?;
+        Some(product.min(self.rows.unwrap_or(u64::MAX)))
+    }
+}
+
 /// What a scan counts.
 #[derive(Debug, Clone)]
 pub struct ScanMetrics {
@@ -128,9 +162,9 @@ impl ScanMetrics {
         }
     }
 
-    /// A count of the source's own.
-    pub fn counter(&self, name: &'static str) -> Count {
-        MetricBuilder::new(&self.set).counter(name, self.partition)
+    /// Counts what only some sources have, and only where there is some.
+    pub fn count(&self, what: &'static str, count: usize) {
+        MetricBuilder::new(&self.set).counter(what, self.partition).add(count);
     }
 }
 
@@ -142,6 +176,8 @@ impl ScanMetrics {
 pub struct SourceScanExec {
     scan: Arc<dyn SourceScan>,
     splits: Arc<dyn ExecutionPlan>,
+    /// What the source was not asked for, with the reason. Only where it is planned.
+    kept_here: Vec<String>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -163,7 +199,8 @@ impl SourceScanExec {
             Boundedness::Bounded,
         )
         .with_scheduling_type(SchedulingType::Cooperative);
-        Self { scan, splits, properties: Arc::new(properties), metrics: ExecutionPlanMetricsSet::new() }
+        let (properties, metrics) = (Arc::new(properties), ExecutionPlanMetricsSet::new());
+        Self { scan, splits, kept_here: Vec::new(), properties, metrics }
     }
 
     /// The node over its decoded child.
@@ -180,6 +217,27 @@ impl SourceScanExec {
     pub fn scan(&self) -> &Arc<dyn SourceScan> {
         &self.scan
     }
+
+    /// Another scan over the same splits.
+    pub(crate) fn with_scan(&self, scan: Arc<dyn SourceScan>) -> Self {
+        Self::over(scan, Arc::clone(&self.splits))
+    }
+
+    /// The same scan in one split that is the whole.
+    pub(crate) fn whole(&self, scan: Arc<dyn SourceScan>) -> Result<Self> {
+        Self::new(scan, &[Vec::new()])
+    }
+
+    /// The same, which says in EXPLAIN what it was not asked for.
+    pub(crate) fn with_kept_here(&self, reason: String) -> Self {
+        let kept_here = self.kept_here.iter().cloned().chain([reason]).collect();
+        Self { kept_here, ..Self::over(Arc::clone(&self.scan), Arc::clone(&self.splits)) }
+    }
+
+    /// The number of its splits.
+    pub(crate) fn split_count(&self) -> usize {
+        self.splits.output_partitioning().partition_count()
+    }
 }
 
 impl DisplayAs for SourceScanExec {
@@ -194,6 +252,9 @@ impl DisplayAs for SourceScanExec {
         asked.iter().try_for_each(|(what, text)| write!(f, ", {what}=[{text}]"))?;
         if !filtered_here.is_empty() {
             write!(f, ", filtered_here=[{}]", filtered_here.join("; "))?;
+        }
+        if !self.kept_here.is_empty() {
+            write!(f, ", kept_here=[{}]", self.kept_here.join("; "))?;
         }
         match pinned {
             Some((what, moment)) if matches!(format, DisplayFormatType::Verbose) => write!(f, ", {what}={moment}"),
@@ -220,7 +281,10 @@ impl ExecutionPlan for SourceScanExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> DFResult<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(splits), true) => Ok(Arc::new(Self::over(Arc::clone(&self.scan), splits))),
+            (Some(splits), true) => {
+                let kept_here = self.kept_here.clone();
+                Ok(Arc::new(Self { kept_here, ..Self::over(Arc::clone(&self.scan), splits) }))
+            }
             _ => Err(external(Error::internal("the scan of a source has one child"))),
         }
     }

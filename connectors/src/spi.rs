@@ -4,10 +4,12 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::datatypes::Field;
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, FieldRef};
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
-use townlake_common::{QueryContext, Result};
+use futures::stream::BoxStream;
+use townlake_common::{Error, ErrorCode, QueryContext, Result};
 
 /// Field metadata: the declared type, as the source writes it.
 pub const SOURCE_TYPE: &str = "townlake.source_type";
@@ -61,8 +63,46 @@ pub trait Source: Any + Send + Sync + Debug {
         table: &str,
     ) -> Result<Option<Arc<dyn TableProvider>>>;
 
+    /// The rows of a query in the source's own language, as a table that is ready to be planned. It only reads, and it reads at the moment of
+    /// the query like the source's tables.
+    ///
+    /// Errors: `NOT_SUPPORTED` where the source has no such language or its owner does not let queries through.
+    async fn query(&self, _query: &Arc<QueryContext>, _sql: &str) -> Result<Arc<dyn TableProvider>> {
+        let message = format!("catalog {} ({}) takes no queries of its own language", self.name(), self.kind());
+        Err(Error::new(ErrorCode::NotSupported, message))
+    }
+
+    /// Writes rows into a table in one transaction, and gives their number when it is committed. Dropped before that, nothing is written.
+    ///
+    /// Errors: `NOT_SUPPORTED` where the source takes no rows; what `rows` report; `CONSTRAINT_VIOLATION`, `COMMIT_STATE_UNKNOWN`.
+    async fn insert(
+        &self,
+        _query: &QueryContext,
+        _into: &InsertInto,
+        _rows: BoxStream<'static, Result<RecordBatch>>,
+    ) -> Result<u64> {
+        let message = format!("catalog {} ({}) is read only", self.name(), self.kind());
+        Err(Error::new(ErrorCode::NotSupported, message).with_hint("write to an Iceberg catalog"))
+    }
+
+    /// Whether [`Source::insert`] does anything.
+    fn takes_rows(&self) -> bool {
+        false
+    }
+
     /// Primary and foreign keys of a table; empty when there is no such table.
     async fn keys(&self, query: &QueryContext, schema: &str, table: &str) -> Result<TableKeys>;
+}
+
+/// The table that rows are written to.
+#[derive(Debug, Clone)]
+pub struct InsertInto {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub table: String,
+    /// The columns that are given, in the order of the rows', in the types that the source's tables have here.
+    pub columns: Vec<FieldRef>,
 }
 
 /// One entry of a schema.

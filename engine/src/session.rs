@@ -32,7 +32,10 @@ use ballista_core::extension::{
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerRule};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::prelude::SessionConfig;
+
+use townlake_connectors::pushdown::PushIntoSources;
 
 use crate::network::{self, MAX_MESSAGE_BYTES};
 use crate::semi_joins::SemiJoinsDown;
@@ -89,6 +92,17 @@ pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     rules
 }
 
+/// The physical optimizer rules: DataFusion's with ours between them. `push`: sources get more to do than filters.
+pub fn physical_rules(push: bool) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = crate::joins::physical_rules();
+    if push {
+        // Sides of joins are chosen by then, and distribution is not planned yet.
+        let place = rules.iter().position(|rule| rule.name() == "join_selection").map_or(0, |index| index + 1);
+        rules.insert(place, Arc::new(PushIntoSources));
+    }
+    rules
+}
+
 /// DataFusion's rules of types, behind one of ours.
 fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules = Analyzer::new().rules;
@@ -105,7 +119,7 @@ pub fn state_builder(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
         .with_type_planner(Arc::new(SqlTypes))
         .with_analyzer_rules(analyzer_rules())
         .with_optimizer_rules(optimizer_rules())
-        .with_physical_optimizer_rules(crate::joins::physical_rules())
+        .with_physical_optimizer_rules(physical_rules(true))
         .with_scalar_functions(ballista_scalar_functions())
         .with_aggregate_functions(ballista_aggregate_functions())
         .with_window_functions(ballista_window_functions())

@@ -43,7 +43,8 @@ pub(crate) fn check_writable(table: &LoadedTable) -> Result<()> {
     Ok(())
 }
 
-fn is_avro_name(name: &str) -> bool {
+/// Whether the Avro schema of a manifest takes the name.
+pub(crate) fn is_avro_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
     !name.starts_with(|c: char| c.is_ascii_digit()) && !name.is_empty() && name.chars().all(plain)
 }

@@ -15,7 +15,7 @@ use crate::catalog::sql::SqlCatalog;
 use crate::catalog::{Catalog, NewTable, TableHead, TableName};
 use crate::{
     CreateTable, Delta, LakeObjects, LoadedTable, MetadataTable, ObjectAccess, PartitionField, Replacement,
-    TableChange, TableVersion, WrittenFile, commit, refs, schema,
+    TableChange, TableVersion, WrittenFile, commit, properties, refs, schema,
 };
 
 /// The property that holds a table's comment, as Spark and Trino have it.
@@ -108,6 +108,10 @@ impl LakeCatalog {
 
     /// Creates a schema. `false`: it was there, and `if_not_exists` was said.
     pub async fn create_schema(&self, name: &str, if_not_exists: bool) -> Result<bool> {
+        if name.eq_ignore_ascii_case("information_schema") {
+            let message = format!("the schema {name} describes the catalog {} and is there already", self.name);
+            return Err(Error::new(ErrorCode::AlreadyExists, message));
+        }
         match self.catalog.create_namespace(name).await {
             Ok(()) => Ok(true),
             Err(error) if if_not_exists && error.code() == ErrorCode::AlreadyExists => Ok(false),
@@ -141,11 +145,13 @@ impl LakeCatalog {
     pub async fn create_table(&self, create: CreateTable) -> Result<Option<Arc<LoadedTable>>> {
         let name = TableName::new(&create.schema, &create.table);
         check_table_name(&create.table)?;
+        check_column_names(&create.columns)?;
+        properties::check(create.properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
         let iceberg = schema::from_arrow(&create.columns)?;
         let spec = partition_spec(&iceberg, &create.columns, &create.partition)?;
         let sort_order = sort_order(&create.sort, &iceberg)?;
         if let Some(location) = &create.location {
-            self.objects.object_store(location)?; // a location that could never be written to is refused now
+            self.objects.locate(location)?; // a location that could never be written to is refused now
         }
         self.check_no_view(&name).await?;
         let mut properties: HashMap<String, String> = create.properties.into_iter().collect();
@@ -180,9 +186,12 @@ impl LakeCatalog {
         check_table_name(table)?;
         let name = TableName::new(schema, table);
         self.check_no_view(&name).await?;
-        // Read first: whoever keeps the catalog need not look at what it is told.
-        let what = format!("{}.{name}", self.name);
-        metadata_file::read(&self.objects, &self.name, metadata_location, &what).await?;
+        // Read first: whoever keeps the catalog need not look at what it is told. Where keys come with tables there are none
+        // before the table, and the server looks.
+        if !self.objects.may_be_vended() {
+            let what = format!("{}.{name}", self.name);
+            metadata_file::read(&self.objects, &self.name, metadata_location, &what).await?;
+        }
         let head = self.catalog.register_table(&name, metadata_location).await?;
         self.pin(&name, head, None)
     }
@@ -276,6 +285,7 @@ impl LakeCatalog {
 
     fn pin(&self, name: &TableName, head: TableHead, at: Option<&TableVersion>) -> Result<LoadedTable> {
         let full_name = format!("{}.{name}", self.name);
+        let objects = self.objects.of_table(name, head.metadata.uuid());
         let snapshot = match at {
             None => head.metadata.current_snapshot().cloned(),
             Some(at) => Some(snapshot_at(&head.metadata, at, &full_name)?),
@@ -299,7 +309,7 @@ impl LakeCatalog {
             snapshot,
             arrow_schema: schema::to_arrow(&iceberg_schema)?,
             iceberg_schema,
-            objects: self.objects.of_table(name),
+            objects,
             branch: MAIN_BRANCH.to_string(),
         })
     }
@@ -352,6 +362,18 @@ pub(crate) fn no_such_reference(metadata: &TableMetadata, name: &str, table: &st
         None if known.is_empty() => error.with_hint("the table is empty: it has no snapshot"),
         None => error.with_hint("\"table$refs\" lists those that there are"),
     }
+}
+
+/// Names that differ only in their case are one name in other engines.
+fn check_column_names(columns: &[FieldRef]) -> Result<()> {
+    let mut taken = HashMap::new();
+    for column in columns {
+        if let Some(other) = taken.insert(column.name().to_lowercase(), column.name()) {
+            let message = format!("the columns {other} and {} differ only in their case", column.name());
+            return Err(Error::new(ErrorCode::InvalidQuery, message).with_hint("give one of them another name"));
+        }
+    }
+    Ok(())
 }
 
 /// The spec of `PARTITIONED BY`.

@@ -26,10 +26,12 @@ mod fuzz_tests;
 mod import;
 mod lake_catalog;
 mod leftovers;
+mod location;
 mod maintenance;
 mod metadata_tables;
 mod objects;
 pub mod plan;
+mod properties;
 mod refs;
 mod s3;
 pub mod scan;
@@ -42,6 +44,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod types;
+mod version_read;
 mod vending;
 mod view;
 mod whole_ranges;
@@ -69,5 +72,6 @@ pub use types::{
     ColumnBounds, CreateTable, DeleteFile, DeleteKind, FileEntry, FilePlan, LoadedTable, PartitionField,
     PinnedSnapshot, PlannedFile, TableVersion, WrittenFile,
 };
+pub use version_read::VersionRead;
 pub use view::{CreateView, LoadedView};
 pub use write::{WRITTEN_FILES_SCHEMA, changed_files, rewrite_plan, row_delta_plan, write_plan, written_files};

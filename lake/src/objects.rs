@@ -2,8 +2,8 @@
 //!
 //! DataFusion finds a store by URL. Two catalogs may reach one bucket with different keys, so the URL names the catalog
 //! too: `lake://<catalog>.file/` or `lake://<catalog>.s3.<bucket>/`, with `_` of the catalog's name written `--` (a host
-//! name). Where the catalog vends keys it names the table as well: `lake://<catalog>.of-<table in hex>.s3.<bucket>/`. Such a URL
-//! carries no credential: an executor resolves it with its own configuration.
+//! name). Where the catalog vends keys it names the table as well: `lake://<catalog>.of-<UUID>-<name in hex>.s3.<bucket>/`.
+//! Such a URL carries no credential: an executor resolves it with its own configuration.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,11 +21,13 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use townlake_common::config::{CatalogConfig, IcebergCatalog};
 use townlake_common::{Error, ErrorCode, Result};
 use url::Url;
+use uuid::Uuid;
 
 use crate::catalog::TableName;
-use crate::s3::S3Settings;
+use crate::location::S3_SCHEMES;
+use crate::s3::{Connections, S3Settings};
 use crate::synced_files::SyncedFiles;
-use crate::vending::{VendedStore, Vendor};
+use crate::vending::{MadeTable, VendedStore, Vendor};
 
 const SCHEME: &str = "lake";
 /// Clients of tables whose keys are vended: so many, and no longer unused than this.
@@ -40,7 +42,7 @@ const MAX_METADATA_BYTES: u64 = 512 << 20;
 pub struct ObjectAccess {
     stores: Arc<Stores>,
     /// Whose files are read and written, where the catalog vends keys.
-    table: Option<Arc<TableName>>,
+    table: Option<Arc<MadeTable>>,
 }
 
 struct Stores {
@@ -51,7 +53,9 @@ struct Stores {
     s3: S3Settings,
     clients: DashMap<Place, Arc<dyn ObjectStore>>,
     vendor: Option<Arc<Vendor>>,
-    vended: Cache<(TableName, String), Arc<dyn ObjectStore>>,
+    vended: Cache<(MadeTable, String), Arc<dyn ObjectStore>>,
+    /// By bucket.
+    connections: DashMap<String, Arc<Connections>>,
 }
 
 /// What one client reaches.
@@ -77,13 +81,20 @@ impl ObjectAccess {
             clients: DashMap::new(),
             vendor: Vendor::of(name, config),
             vended: Cache::builder().max_capacity(VENDED_CLIENTS).time_to_idle(VENDED_UNUSED).build(),
+            connections: DashMap::new(),
         };
         Ok(Self { stores: Arc::new(stores), table: None })
     }
 
+    /// Whether the catalog vends keys, or may.
+    pub(crate) fn may_be_vended(&self) -> bool {
+        self.stores.vendor.is_some()
+    }
+
     /// The stores for the files of one table.
-    pub(crate) fn of_table(&self, table: &TableName) -> Self {
-        let table = self.stores.vendor.is_some().then(|| Arc::new(table.clone()));
+    pub(crate) fn of_table(&self, name: &TableName, uuid: Uuid) -> Self {
+        let made = || Arc::new(MadeTable { name: name.clone(), uuid });
+        let table = self.may_be_vended().then(made);
         Self { stores: Arc::clone(&self.stores), table }
     }
 
@@ -185,7 +196,8 @@ impl ObjectAccess {
         };
         let key = (table.as_ref().clone(), bucket.clone());
         let vended = || {
-            let store = VendedStore::new(vendor, table, bucket, &self.stores.s3, shared()?);
+            let connections = Arc::clone(&self.stores.connections.entry(bucket.clone()).or_default());
+            let store = VendedStore::new(vendor, table, bucket, &self.stores.s3, connections, shared()?);
             Ok(Arc::new(store) as Arc<dyn ObjectStore>)
         };
         self.stores
@@ -201,7 +213,7 @@ impl ObjectAccess {
         }
         let client = self.stores.clients.entry(place.clone()).or_try_insert_with(|| match place {
             Place::Local => self.local_client(),
-            Place::Bucket(bucket) => self.stores.s3.client(&self.stores.catalog, bucket, None),
+            Place::Bucket(bucket) => self.stores.s3.client(&self.stores.catalog, bucket),
         })?;
         Ok(Arc::clone(&client))
     }
@@ -234,11 +246,9 @@ impl fmt::Debug for ObjectAccess {
 
 /// Splits a file's URI into place and key. Keys are raw: they are not URL-decoded, as Iceberg writes them raw.
 fn split_uri(uri: &str) -> Option<(Place, &str)> {
-    for scheme in ["s3://", "s3a://", "s3n://"] {
-        if let Some(rest) = uri.strip_prefix(scheme) {
-            let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
-            return (!bucket.is_empty()).then(|| (Place::Bucket(bucket.to_string()), key));
-        }
+    if let Some(rest) = S3_SCHEMES.iter().find_map(|scheme| uri.strip_prefix(scheme)) {
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        return (!bucket.is_empty()).then(|| (Place::Bucket(bucket.to_string()), key));
     }
     let key = uri.strip_prefix("file://").or_else(|| uri.strip_prefix("file:")).unwrap_or(uri);
     key.starts_with('/').then_some((Place::Local, key))
@@ -263,13 +273,17 @@ const OF_TABLE: &str = "of-";
 /// Between schema and table there.
 const PARTS: char = '\u{1f}';
 
-fn in_hex(table: &TableName) -> String {
-    hex::encode(format!("{}{PARTS}{}", table.namespace, table.table))
+/// The table's UUID and name. Hex, for a host name has few letters.
+fn in_hex(table: &MadeTable) -> String {
+    let MadeTable { name, uuid } = table;
+    format!("{}-{}", uuid.simple(), hex::encode(format!("{}{PARTS}{}", name.namespace, name.table)))
 }
 
-fn of_hex(text: &str) -> Option<TableName> {
-    let name = String::from_utf8(hex::decode(text).ok()?).ok()?;
-    name.split_once(PARTS).map(|(namespace, table)| TableName::new(namespace, table))
+fn of_hex(text: &str) -> Option<MadeTable> {
+    let (uuid, name) = text.split_once('-')?;
+    let name = String::from_utf8(hex::decode(name).ok()?).ok()?;
+    let (namespace, table) = name.split_once(PARTS)?;
+    Some(MadeTable { name: TableName::new(namespace, table), uuid: Uuid::parse_str(uuid).ok()? })
 }
 
 fn host_of(catalog: &str) -> String {
@@ -279,6 +293,12 @@ fn host_of(catalog: &str) -> String {
 /// The typed error of an object store, naming the file.
 pub(crate) fn from_object_store(uri: &str, error: object_store::Error) -> Error {
     use object_store::Error as Store;
+    // What a client of ours has found out by itself.
+    if let Store::Generic { source, .. } = &error
+        && let Some(own) = source.downcast_ref::<Error>()
+    {
+        return own.clone();
+    }
     let typed = match &error {
         Store::NotFound { .. } => Error::new(ErrorCode::FileNotFound, format!("the file {uri} does not exist")),
         Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => {
@@ -300,7 +320,7 @@ impl LakeObjects {
     pub fn from_config(catalogs: &BTreeMap<String, CatalogConfig>) -> Result<Self> {
         let iceberg = catalogs.iter().filter_map(|(name, config)| match config {
             CatalogConfig::Iceberg(config) => Some((name, config)),
-            CatalogConfig::Postgres(_) | CatalogConfig::Kafka(_) => None,
+            CatalogConfig::Postgres(_) | CatalogConfig::ClickHouse(_) | CatalogConfig::Kafka(_) => None,
         });
         let stores = iceberg.map(|(name, config)| Ok((name.clone(), ObjectAccess::new(name, config)?)));
         Ok(Self(Arc::new(stores.collect::<Result<_>>()?)))
@@ -343,7 +363,7 @@ impl LakeObjects {
         };
         let access = self.known(&host.replace("--", "_"))?;
         match table {
-            Some(table) => access.of_table(&table).client(&place),
+            Some(table) => access.of_table(&table.name, table.uuid).client(&place),
             None => access.client(&place),
         }
     }
@@ -439,10 +459,14 @@ mod tests {
                     token = \"hunter2\"\ns3_endpoint = \"http://127.0.0.1:1\"\ns3_region = \"r\"";
         let objects = LakeObjects::from_config(&Config::from_toml(text).unwrap().catalogs).unwrap();
         let access = objects.access("my_lake").unwrap();
-        let url_for =
-            |table| access.of_table(&TableName::new("a.b", table)).object_store_url("s3://x.y/t/1").unwrap().0;
-        let (t, other) = (url_for("Tä ble"), url_for("other"));
-        assert_eq!(t.as_str(), "lake://my--lake.of-612e621f54c3a420626c65.s3.x.y/");
+        let url_for = |table, made| {
+            let access = access.of_table(&TableName::new("a.b", table), Uuid::from_u128(made));
+            access.object_store_url("s3://x.y/t/1").unwrap().0
+        };
+        let (t, other, anew) = (url_for("Tä ble", 1), url_for("other", 1), url_for("Tä ble", 2));
+        let expected = "lake://my--lake.of-00000000000000000000000000000001-612e621f54c3a420626c65.s3.x.y/";
+        assert_eq!(t.as_str(), expected);
+        assert_ne!(t, anew, "it lies elsewhere");
         let store = |url: &ObjectStoreUrl| objects.registry().get_store(url.as_ref()).unwrap();
         assert!(Arc::ptr_eq(&store(&t), &store(&t)) && !Arc::ptr_eq(&store(&t), &store(&other)));
         assert!(format!("{:?}", store(&t)).contains("Tä ble") && !format!("{:?}", store(&t)).contains("hunter2"));

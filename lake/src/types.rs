@@ -27,6 +27,16 @@ pub enum TableVersion {
     Reference(String),
 }
 
+impl fmt::Display for TableVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SnapshotId(id) => write!(f, "FOR VERSION AS OF {id}"),
+            Self::Reference(name) => write!(f, "FOR VERSION AS OF '{name}'"),
+            Self::TimestampMillis(ms) => write!(f, "FOR TIMESTAMP AS OF {ms}"),
+        }
+    }
+}
+
 /// A table as one query sees it: pinned to one snapshot of one metadata file.
 #[derive(Clone)]
 pub struct LoadedTable {

@@ -30,6 +30,10 @@ pub mod postgres {
 pub mod kafka {
     tonic::include_proto!("townlake.kafka");
 }
+/// Scan recipes of the ClickHouse connector.
+pub mod clickhouse {
+    tonic::include_proto!("townlake.clickhouse");
+}
 /// The session actions of Arrow Flight.
 pub mod flight_session {
     tonic::include_proto!("townlake.flight_session");

@@ -2,6 +2,7 @@
 
 mod access;
 mod chaos;
+mod clickhouse;
 mod deep;
 mod load;
 mod membership;

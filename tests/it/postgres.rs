@@ -5,7 +5,10 @@ mod budget;
 mod discovery;
 mod failures;
 mod filters;
+mod operations;
+mod pass_through;
 mod random_filters;
+mod random_queries;
 mod scans;
 mod values;
 

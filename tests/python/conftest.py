@@ -10,6 +10,7 @@ from pathlib import Path
 
 import adbc_driver_flightsql.dbapi as flightsql
 import pytest
+from spark_town import SparkTown
 from town import Town, running
 
 SCALE = "0.1"
@@ -105,3 +106,14 @@ def cursor(connection):
 def town():
     with running(Town, "stores") as town:
         yield town
+
+
+@pytest.fixture(scope="session")
+def spark_town():
+    with running(SparkTown, "spark") as town:
+        yield town
+
+
+@pytest.fixture
+def spark(spark_town):
+    return spark_town.spark

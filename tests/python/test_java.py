@@ -4,7 +4,7 @@ well: both readers must agree.
 
 import pytest
 from engines import EngineError
-from test_spark import agree, cursor, ours, spark, town  # noqa: F401: fixtures
+from spark_town import agree, cursor, ours  # noqa: F401 (fixtures)
 
 
 def fill(spark, table, columns, rows, more=""):
@@ -68,9 +68,9 @@ def test_equality_deletes_of_partitions(spark, cursor):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_files_that_spark_adds(town, spark, cursor, version):
+def test_files_that_spark_adds(spark_town, spark, cursor, version):
     """Their manifests are of version 1, with no snapshot id in their entries."""
-    table, folder = f"added_{version}", town.folder / "warehouse" / f"plain_{version}"
+    table, folder = f"added_{version}", spark_town.folder / "warehouse" / f"plain_{version}"
     spark.sql(
         f"CREATE TABLE lake.java.{table} (id INT, name STRING) USING iceberg TBLPROPERTIES ('format-version' = '{version}')"
     )

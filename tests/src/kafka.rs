@@ -22,6 +22,8 @@ pub struct Kafka {
     python: PathBuf,
     plain: u16,
     sasl: u16,
+    tls: u16,
+    mutual: u16,
 }
 
 impl Kafka {
@@ -42,11 +44,12 @@ impl Kafka {
             return None;
         }
         let folder = tempfile::Builder::new().prefix("townlake-kafka-").tempdir().expect("a temporary folder");
-        let [plain, sasl, controller] = [(); 3].map(|()| free_port());
-        write_settings(folder.path(), plain, sasl, controller);
+        let [plain, sasl, tls, mutual, controller] = [(); 5].map(|()| free_port());
+        make_certificates(folder.path());
+        write_settings(folder.path(), [plain, sasl, tls, mutual, controller]);
         format(&jars, folder.path());
         let server = Mutex::new(launch(&jars, folder.path()));
-        let kafka = Self { server, folder, jars, python, plain, sasl };
+        let kafka = Self { server, folder, jars, python, plain, sasl, tls, mutual };
         kafka.wait_until_ready();
         Some(kafka)
     }
@@ -70,6 +73,16 @@ impl Kafka {
     /// `host:port` of the listener that wants a login: PLAIN or SCRAM, as `reader`.
     pub fn sasl_broker(&self) -> String {
         format!("127.0.0.1:{}", self.sasl)
+    }
+
+    /// `host:port` of the listener that speaks TLS, and of the one that wants a certificate of ours as well.
+    pub fn tls_brokers(&self) -> [String; 2] {
+        [self.tls, self.mutual].map(|port| format!("127.0.0.1:{port}"))
+    }
+
+    /// `ca.crt`, `client.crt` or `client.key`.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// Runs Python with `B` (the broker), `confluent_kafka`'s names and the helpers of [`PRELUDE`]. Panics when it fails; gives
@@ -185,14 +198,39 @@ fn launch(jars: &Path, folder: &Path) -> Child {
     server.args(["kafka.Kafka", "server.properties"]).stdout(also).stderr(log).spawn().expect("start Kafka")
 }
 
-fn write_settings(folder: &Path, plain: u16, sasl: u16, controller: u16) {
+/// An authority, and certificates of the broker and of a client, each as Kafka and as we take it.
+fn make_certificates(folder: &Path) {
+    fs::write(folder.join("extensions"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").expect("write");
+    let mut steps = vec!["req -x509 -newkey rsa:2048 -nodes -subj /CN=authority -keyout ca.key -out ca.crt".to_string()];
+    for name in ["server", "client"] {
+        steps.push(format!("req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"));
+        steps.push(format!(
+            "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -set_serial 1 -extfile extensions -out {name}.crt"
+        ));
+    }
+    for step in steps {
+        let mut openssl = Command::new("openssl");
+        let output = openssl.args(step.split(' ')).current_dir(folder).stdin(Stdio::null()).output().expect("openssl");
+        assert!(output.status.success(), "{step}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let read = |name: &str| fs::read_to_string(folder.join(name)).expect("read a certificate");
+    let both = [read("server.key"), read("server.crt")].concat();
+    fs::write(folder.join("server.pem"), both).expect("write the broker's certificate");
+}
+
+fn write_settings(folder: &Path, ports: [u16; 5]) {
+    let [plain, sasl, tls, mutual, controller] = ports;
     let plain_login = "org.apache.kafka.common.security.plain.PlainLoginModule required";
     let scram_login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
     let settings = format!(
         "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-         listeners=OPEN://127.0.0.1:{plain},LOGIN://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}\n\
-         listener.security.protocol.map=CONTROLLER:PLAINTEXT,OPEN:PLAINTEXT,LOGIN:SASL_PLAINTEXT\n\
-         controller.listener.names=CONTROLLER\ninter.broker.listener.name=OPEN\nlog.dirs={}\n\
+         listeners=OPEN://127.0.0.1:{plain},LOGIN://127.0.0.1:{sasl},\
+         SECURE://127.0.0.1:{tls},MUTUAL://127.0.0.1:{mutual},CONTROLLER://127.0.0.1:{controller}\n\
+         listener.security.protocol.map=CONTROLLER:PLAINTEXT,OPEN:PLAINTEXT,LOGIN:SASL_PLAINTEXT,\
+         SECURE:SSL,MUTUAL:SSL\nssl.keystore.type=PEM\nssl.keystore.location={folder}/server.pem\n\
+         ssl.truststore.type=PEM\nssl.truststore.location={folder}/ca.crt\n\
+         listener.name.mutual.ssl.client.auth=required\n\
+         controller.listener.names=CONTROLLER\ninter.broker.listener.name=OPEN\nlog.dirs={folder}/data\n\
          sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
          listener.name.login.plain.sasl.jaas.config={plain_login} user_reader=\"{PASSWORD}\";\n\
          listener.name.login.scram-sha-256.sasl.jaas.config={scram_login}\n\
@@ -202,7 +240,7 @@ fn write_settings(folder: &Path, plain: u16, sasl: u16, controller: u16) {
          group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n\
          log.cleaner.backoff.ms=100\nlog.cleaner.min.compaction.lag.ms=0\nlog.retention.check.interval.ms=500\n\
          log.initial.task.delay.ms=100\n",
-        folder.join("data").display()
+        folder = folder.display()
     );
     fs::write(folder.join("server.properties"), settings).expect("write the settings");
     let mut log = fs::File::create(folder.join("log4j2.xml")).expect("write the settings of the log");

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: real servers and how to start them.
 
 pub mod bed;
+pub mod clickhouse;
 pub mod kafka;
 pub mod postgres;
 pub mod town;

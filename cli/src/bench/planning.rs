@@ -124,7 +124,8 @@ fn entry(location: &str, n: usize) -> Result<WrittenFile> {
     Ok(WrittenFile { data_file, spec_id: 0, rows: ROWS_A_FILE.unsigned_abs(), bytes: 4 << 20 })
 }
 
-fn context(objects: &LakeObjects) -> Result<SessionContext> {
+/// DataFusion in this process, which finds the files of these catalogs.
+pub(super) fn context(objects: &LakeObjects) -> Result<SessionContext> {
     let runtime = RuntimeEnvBuilder::new().with_object_store_registry(objects.registry()).build_arc();
     let runtime = runtime.map_err(|e| Error::internal("no runtime for the benchmark").with_source(e))?;
     let query = QueryContext::new(QueryId::generate(), Principal::new("bench", vec![]));

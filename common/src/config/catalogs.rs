@@ -17,6 +17,8 @@ pub enum CatalogConfig {
     Postgres(Box<PostgresCatalog>),
     /// A Kafka cluster.
     Kafka(Box<KafkaCatalog>),
+    /// A ClickHouse server.
+    ClickHouse(Box<ClickHouseCatalog>),
 }
 
 /// An Iceberg catalog and the object store of its tables.
@@ -36,8 +38,10 @@ pub struct IcebergCatalog {
     pub credential: Option<Secret>,
     /// REST: a bearer token.
     pub token: Option<Secret>,
-    /// REST: OAuth2 scope.
+    /// REST: OAuth2 scope; empty: none is asked for.
     pub scope: Option<String>,
+    /// REST: where `credential` is exchanged for tokens, if not at the catalog's own `/v1/oauth/tokens`.
+    pub oauth2_server_uri: Option<String>,
     /// REST: whether the server vends keys for S3; by default where the configuration has none.
     pub vended_credentials: Option<bool>,
     /// S3: endpoint URL, where it is not AWS.
@@ -93,6 +97,42 @@ pub struct PostgresCatalog {
     /// A scan is cut into at most this many splits; 0 is twice the slots of the cluster.
     #[serde(default)]
     pub max_splits: usize,
+    /// Whether readers may send it queries of its own SQL, with `TABLE(<catalog>.system.query('…'))`.
+    #[serde(default)]
+    pub pass_through: bool,
+    /// Users and groups who may read.
+    #[serde(default)]
+    pub readers: Vec<String>,
+    /// Users and groups who may write: `INSERT INTO` its tables.
+    #[serde(default)]
+    pub writers: Vec<String>,
+}
+
+/// A ClickHouse server, over HTTP.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClickHouseCatalog {
+    /// `http://user:password@host:8123/` or `https://…`.
+    pub url: Secret,
+    /// The only database that is shown; by default all but the server's own.
+    pub database: Option<String>,
+    /// A PEM file of certificate authorities, beside those that are built in.
+    pub tls_ca: Option<std::path::PathBuf>,
+    /// Whether Replacing tables are read with `FINAL`: only the newest row of each key.
+    #[serde(default, rename = "final")]
+    pub read_final: bool,
+    /// Statements at the same time per process.
+    #[serde(default = "default_connections")]
+    pub connections: usize,
+    /// How long to wait for a connection.
+    #[serde(default = "default_connect_timeout", with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// A scan is cut into at most this many splits; 0 is twice the slots of the cluster.
+    #[serde(default)]
+    pub max_splits: usize,
+    /// Whether readers may send it queries of its own SQL, with `TABLE(<catalog>.system.query('…'))`.
+    #[serde(default)]
+    pub pass_through: bool,
     /// Users and groups who may read.
     #[serde(default)]
     pub readers: Vec<String>,
@@ -133,6 +173,7 @@ impl CatalogConfig {
             Self::Iceberg(catalog) => &catalog.readers,
             Self::Postgres(catalog) => &catalog.readers,
             Self::Kafka(catalog) => &catalog.readers,
+            Self::ClickHouse(catalog) => &catalog.readers,
         }
     }
 
@@ -142,6 +183,7 @@ impl CatalogConfig {
             Self::Iceberg(catalog) => &catalog.writers,
             Self::Postgres(catalog) => &catalog.writers,
             Self::Kafka(catalog) => &catalog.writers,
+            Self::ClickHouse(catalog) => &catalog.writers,
         }
     }
 
@@ -150,15 +192,25 @@ impl CatalogConfig {
             Self::Iceberg(iceberg) => iceberg.validate(name),
             Self::Postgres(postgres) => postgres.validate(name),
             Self::Kafka(kafka) => kafka.validate(name),
+            Self::ClickHouse(clickhouse) => clickhouse.validate(name),
         }
     }
 }
 
 impl IcebergCatalog {
     fn validate(&self, name: &str) -> Result<()> {
+        let wrong = |what: &str| Err(Error::new(ErrorCode::ConfigInvalid, format!("catalogs.{name}: {what}")));
         if self.catalog == IcebergCatalogKind::Sql && self.warehouse.is_empty() {
-            let message = format!("catalogs.{name}: an SQL catalog needs a `warehouse` (file:///… or s3://…)");
-            return Err(Error::new(ErrorCode::ConfigInvalid, message));
+            return wrong("an SQL catalog needs a `warehouse` (file:///… or s3://…)");
+        }
+        if self.s3_access_key_id.is_some() != self.s3_secret_access_key.is_some() {
+            return wrong("`s3_access_key_id` and `s3_secret_access_key` go together");
+        }
+        if self.vended_credentials == Some(true) && self.catalog == IcebergCatalogKind::Sql {
+            return wrong("an SQL catalog has no server that could give `vended_credentials`");
+        }
+        if self.oauth2_server_uri.is_some() && self.credential.is_none() {
+            return wrong("`oauth2_server_uri` gives no token without a `credential`");
         }
         Ok(())
     }
@@ -183,6 +235,22 @@ impl PostgresCatalog {
     }
 }
 
+impl ClickHouseCatalog {
+    fn validate(&self, name: &str) -> Result<()> {
+        let wrong = |what: &str| Error::new(ErrorCode::ConfigInvalid, format!("catalogs.{name}: {what}"));
+        if self.connections == 0 {
+            return Err(wrong("`connections` must be at least 1"));
+        }
+        if self.connect_timeout.is_zero() {
+            return Err(wrong("`connect_timeout` must be longer than 0"));
+        }
+        if self.database.as_ref().is_some_and(String::is_empty) {
+            return Err(wrong("`database` is empty").with_hint("leave it out to see all databases"));
+        }
+        Ok(())
+    }
+}
+
 fn default_connections() -> usize {
     16
 }
@@ -195,6 +263,27 @@ fn default_connect_timeout() -> Duration {
 mod tests {
     use super::*;
     use crate::config::Config;
+
+    #[test]
+    fn what_an_iceberg_catalog_cannot_mean_is_refused() {
+        let read = |keys: &str| {
+            let text = format!("[catalogs.l]\ntype = \"iceberg\"\nuri = \"https://h\"\n{keys}");
+            Config::from_toml(&text)
+        };
+        let (rest, sql) = ("catalog = \"rest\"", "catalog = \"sql\"\nwarehouse = \"s3://b\"");
+        let refused = [
+            ("catalog = \"sql\"".to_string(), "warehouse"),
+            (format!("{sql}\nvended_credentials = true"), "vended_credentials"),
+            (format!("{rest}\ns3_access_key_id = \"a\""), "s3_secret_access_key"),
+            (format!("{rest}\noauth2_server_uri = \"https://h/token\""), "oauth2_server_uri"),
+        ];
+        for (keys, key) in refused {
+            let error = read(&keys).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::ConfigInvalid, "{keys}");
+            assert!(error.message().contains("catalogs.l") && error.message().contains(key), "{keys}: {error}");
+        }
+        assert!(read(&format!("{rest}\ncredential = \"a:b\"\noauth2_server_uri = \"https://h/token\"")).is_ok());
+    }
 
     #[test]
     fn what_a_postgres_catalog_cannot_mean_is_refused() {
@@ -218,5 +307,24 @@ mod tests {
         for mode in ["require", "verify-full"] {
             assert!(read(&format!("tls = \"{mode}\"\ntls_ca = \"ca.pem\"\nconnections = 2")).is_ok(), "{mode}");
         }
+    }
+
+    #[test]
+    fn what_a_clickhouse_catalog_cannot_mean_is_refused() {
+        let read = |keys: &str| {
+            Config::from_toml(&format!("[catalogs.ch]\ntype = \"clickhouse\"\nurl = \"http://u:hunter2@h\"\n{keys}"))
+        };
+        for (keys, key) in [
+            ("connections = 0", "connections"),
+            ("connect_timeout = \"0s\"", "connect_timeout"),
+            ("database = \"\"", "database"),
+        ] {
+            let error = read(keys).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::ConfigInvalid, "{keys}");
+            assert!(error.message().contains("catalogs.ch") && error.message().contains(key), "{keys}: {error}");
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
+        let sound = read("database = \"events\"\nfinal = true\nreaders = [\"ann\"]").unwrap();
+        assert!(matches!(&sound.catalogs["ch"], CatalogConfig::ClickHouse(catalog) if catalog.read_final));
     }
 }

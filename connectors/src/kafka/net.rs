@@ -16,10 +16,17 @@ use townlake_common::config::SaslMechanism;
 use super::error::Server;
 use super::sasl::Login;
 use super::wire::buffer::{Decoded, Reader, Writer};
-use super::wire::messages::{self as messages, Version, Versions};
+use super::wire::messages::{self as messages, Api, Version, Versions};
 
-/// The longest answer in bytes. A batch of records comes whole, so that this bounds `message.max.bytes`.
-const LONGEST_ANSWER: usize = 128 << 20;
+/// The longest answer in bytes. What is decoded of an answer may be larger than its bytes, so that only records, which are kept
+/// as they come, may be many: a batch comes whole, and this bounds `message.max.bytes`.
+fn longest_answer(api: Api) -> usize {
+    match api {
+        Api::Fetch => 128 << 20,
+        Api::Metadata | Api::ListOffsets | Api::DescribeConfigs => 32 << 20,
+        Api::ApiVersions | Api::SaslHandshake | Api::SaslAuthenticate => 1 << 20,
+    }
+}
 
 /// How brokers are reached.
 pub(crate) struct Settings {
@@ -183,10 +190,11 @@ impl Connection {
         self.is_busy = true;
         self.correlation = self.correlation.wrapping_add(1);
         let request = framed(version, self.correlation, client, body);
-        let answer = self.transfer(&request).await;
+        let longest = longest_answer(version.api);
+        let answer = self.transfer(&request, longest).await;
         let answer = answer.map_err(|error| self.settings.server.unreachable(&self.broker, doing, error))?;
         let Some(answer) = answer else {
-            let what = format!("an answer of more than {} MiB", LONGEST_ANSWER >> 20);
+            let what = format!("an answer of more than {} MiB", longest >> 20);
             return Err(self.settings.server.corrupt(doing, &what));
         };
         let mut header = Reader::new(&answer, version.flexible);
@@ -205,11 +213,11 @@ impl Connection {
     }
 
     /// `None`: the answer is too long.
-    async fn transfer(&mut self, request: &[u8]) -> io::Result<Option<Bytes>> {
+    async fn transfer(&mut self, request: &[u8], longest: usize) -> io::Result<Option<Bytes>> {
         self.wire.write_all(request).await?;
         self.wire.flush().await?;
         let length = usize::try_from(self.wire.read_i32().await?).unwrap_or(usize::MAX);
-        if length > LONGEST_ANSWER {
+        if length > longest {
             return Ok(None);
         }
         // Memory is taken as bytes come, not as the length promises.

@@ -13,7 +13,7 @@ use townlake_common::{Error, QueryContext, Result};
 
 use super::cluster::Cluster;
 use super::filters::is_used;
-use super::pins::{Pinned, show};
+use super::pins::{PinnedTopic, show};
 use super::recipe::{Recipe, Split};
 use super::sample::is_appended;
 use super::splits::{UpperBound, cut, ranges};
@@ -23,6 +23,8 @@ use crate::scan::{Estimate, SourceScanExec, external};
 
 /// A LIMIT up to this without a filter is read by one split a partition: the others would begin in vain.
 const SMALL_LIMIT: usize = 8192;
+/// EXPLAIN shows so many ranges.
+const SHOWN: usize = 32;
 
 /// A table of a Kafka catalog.
 pub(crate) struct KafkaTable {
@@ -50,7 +52,8 @@ impl KafkaTable {
         limit: Option<usize>,
         partitions: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let pinned = Pinned::of(query, &self.cluster, &self.table.topic).await?;
+        let name = format!("{}.{}.{}", self.cluster.server().catalog, self.table.schema, self.table.name);
+        let pinned = PinnedTopic::of(query, &self.cluster, &self.table.topic, &name).await?;
         let ranges = self.ranges(query, &pinned, filters).await?;
         // A limit counts what passes the filters, which we do not know.
         let limit = limit.filter(|_| filters.is_empty());
@@ -79,8 +82,8 @@ impl KafkaTable {
             local_filters: unused
                 .map(|filter| format!("{filter}: Kafka knows partitions, offsets and times"))
                 .collect(),
-            ranges: show(&ranges),
-            pinned: show(&pinned.ranges),
+            ranges: show(&ranges, SHOWN),
+            pinned: show(&pinned.ranges, SHOWN),
             estimate: Estimate { rows: Some(offsets), ..Estimate::default() },
         };
         let mut splits = cut(&ranges, wanted);
@@ -92,7 +95,7 @@ impl KafkaTable {
         Ok(Arc::new(SourceScanExec::new(Arc::new(recipe), &splits)?))
     }
 
-    async fn ranges(&self, query: &QueryContext, pinned: &Pinned, filters: &[Expr]) -> Result<Vec<Split>> {
+    async fn ranges(&self, query: &QueryContext, pinned: &PinnedTopic, filters: &[Expr]) -> Result<Vec<Split>> {
         let topic = &self.table.topic;
         let session = self.cluster.look_up(&query.id).await?;
         let (mut found, uppers) = ranges(&session, topic, pinned, filters).await?;

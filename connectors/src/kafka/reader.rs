@@ -25,7 +25,7 @@ use crate::scan::ScanMetrics;
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
-/// A batch of wide rows ends earlier, at this many bytes of keys and values.
+/// A batch of wide rows ends earlier, at this many bytes of keys, values and headers.
 const BATCH_BYTES: usize = 8 << 20;
 /// About how much is fetched at once.
 const FETCH_BYTES: i32 = 1 << 20;
@@ -166,14 +166,13 @@ impl SplitReader {
         let mut misfits = 0;
         while self.rows.len() < BATCH_ROWS && self.bytes < BATCH_BYTES && self.left > 0 {
             let Some(record) = self.next_record().map_err(|fault| self.damaged(fault))? else { break };
-            let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-            self.bytes += length(&record.key) + length(&record.value);
+            self.bytes += record.size();
             let appended = self.rows.append(partition, &record);
             misfits += appended.map_err(|fault| self.undecodable(fault, record.offset))?;
             self.left -= 1;
         }
         if misfits > 0 {
-            self.metrics.counter("decode_errors").add(misfits);
+            self.metrics.count("decode_errors", misfits);
         }
         Ok(true)
     }

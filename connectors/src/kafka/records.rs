@@ -179,6 +179,12 @@ fn bytes_of(record: &Bytes, reader: &mut Reader<'_>) -> Decoded<Option<Bytes>> {
 }
 
 impl Record {
+    /// About how many bytes it takes.
+    pub fn size(&self) -> usize {
+        let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        length(&self.key) + length(&self.value) + self.headers.len()
+    }
+
     /// Calls `each` with every header, in order: names may come twice, values may be null.
     pub fn headers(&self, mut each: impl FnMut(&[u8], Option<&[u8]>)) -> Decoded<()> {
         let mut reader = Reader::new(&self.headers, false);

@@ -8,7 +8,7 @@ use townlake_common::config::KafkaFormat;
 use townlake_common::{QueryContext, Result};
 
 use super::cluster::Cluster;
-use super::pins::Pinned;
+use super::pins::PinnedTopic;
 use super::reader::SplitReader;
 use super::recipe::{Recipe, Split};
 use super::tables::{DEFAULT_SCHEMA, guess};
@@ -26,7 +26,7 @@ const ASKED: usize = 8;
 /// The newest: what was written long ago may have another shape, and may be gone any moment.
 pub(crate) async fn fields(cluster: &Arc<Cluster>, query: &QueryContext, topic: &str) -> Result<Vec<Column>> {
     let session = cluster.look_up(&query.id).await?;
-    let pinned = Pinned::take(&session, topic).await?;
+    let pinned = PinnedTopic::take(&session, topic).await?;
     drop(session);
     let filled: Vec<_> = pinned.ranges.iter().filter(|range| range.len() > 0).take(ASKED).collect();
     let each = SAMPLED / u64::try_from(filled.len()).unwrap_or(u64::MAX).max(1);

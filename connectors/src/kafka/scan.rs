@@ -55,6 +55,11 @@ impl SourceScan for Recipe {
         }
     }
 
+    /// Offsets are pinned, and what is at an offset never changes.
+    fn gives_the_same_again(&self) -> bool {
+        true
+    }
+
     fn encode(&self) -> Vec<u8> {
         self.to_wire().encode_to_vec()
     }

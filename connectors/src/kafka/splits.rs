@@ -6,7 +6,7 @@ use datafusion::logical_expr::Expr;
 
 use super::cluster::Session;
 use super::filters::{Bounds, Range, bounds};
-use super::pins::Pinned;
+use super::pins::PinnedTopic;
 use super::recipe::Split;
 
 /// A range of fewer offsets is not cut: it costs more to begin than to read.
@@ -21,7 +21,7 @@ const SMALLEST: u64 = 20_000;
 pub(crate) async fn ranges(
     session: &Session,
     topic: &str,
-    pinned: &Pinned,
+    pinned: &PinnedTopic,
     filters: &[Expr],
 ) -> Result<(Vec<Split>, Vec<UpperBound>)> {
     let mut found = Vec::new();

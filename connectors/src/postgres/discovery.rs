@@ -4,10 +4,12 @@ use std::collections::HashMap;
 
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
-use townlake_common::Result;
+use townlake_common::{Error, ErrorCode, Result};
 
 use super::error::Server;
+use super::sql::{identifier, literal};
 use super::types::{Column, ColumnType, Resolved, classify};
+use crate::pass_through::{SCHEMA, TABLE, check_names};
 use crate::{COMMENT, ForeignKey, NOTE, SOURCE_TYPE, SourceTable, TableKeys, TableKind};
 
 const SCHEMAS: &str = "SELECT nspname::text FROM pg_catalog.pg_namespace \
@@ -28,12 +30,7 @@ const RELATION: &str = "SELECT c.relkind::text, c.relhassubclass, \
 
 /// Each column with the type behind its domains and, of an array, its element's. `typarray` tells true arrays from types
 /// that only look like them (int2vector).
-const COLUMNS: &str = "WITH RECURSIVE cols AS ( \
-       SELECT a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attcollation, a.attrelid \
-       FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
-         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-       WHERE n.nspname = $1::text AND c.relname = $2::text AND a.attnum > 0 AND NOT a.attisdropped), \
-     base(attnum, typid, typmod, is_list, depth) AS ( \
+const COLUMNS: &str = "WITH RECURSIVE cols AS ({}), base(attnum, typid, typmod, is_list, depth) AS ( \
        SELECT attnum, atttypid, atttypmod, false, 0 FROM cols \
        UNION ALL \
        SELECT b.attnum, CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE e.oid END, \
@@ -50,9 +47,18 @@ const COLUMNS: &str = "WITH RECURSIVE cols AS ( \
        LEFT JOIN pg_catalog.pg_collation l ON l.oid = c.attcollation \
      ORDER BY c.attnum";
 
+/// The columns of a relation.
+const OF_RELATION: &str = "SELECT a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attcollation, a.attrelid \
+       FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+       WHERE n.nspname = $1::text AND c.relname = $2::text AND a.attnum > 0 AND NOT a.attisdropped";
+
 /// Of a table with children the statistics over all of them, else its own.
 const STATISTICS: &str = "SELECT DISTINCT ON (attname) attname::text, null_frac::float8, n_distinct::float8 \
      FROM pg_catalog.pg_stats WHERE schemaname = $1::text AND tablename = $2::text ORDER BY attname, inherited DESC";
+
+const IS_UTF8: &str = "SELECT pg_catalog.pg_encoding_to_char(encoding) = 'UTF8' FROM pg_catalog.pg_database \
+     WHERE datname = pg_catalog.current_database()";
 
 const KEYS: &str = "SELECT k.conname::text, k.contype::text, \
        ARRAY(SELECT a.attname::text FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY u(num, pos) \
@@ -76,6 +82,8 @@ pub(crate) fn is_system(schema: &str) -> bool {
 pub(crate) struct Relation {
     pub schema: String,
     pub table: String,
+    /// What stands in FROM in the table's place: a query that was passed through.
+    pub from: Option<String>,
     pub kind: TableKind,
     pub columns: Vec<Column>,
     /// Per column: whether equal text is equal bytes.
@@ -136,13 +144,14 @@ impl Discovery<'_> {
     /// A relation with all that planning needs.
     pub async fn relation(&self, schema: &str, table: &str) -> Result<Option<Relation>> {
         let name = [schema, table];
+        let columns = COLUMNS.replace("{}", OF_RELATION);
         let (found, columns, statistics) = tokio::try_join!(
             self.rows(RELATION, &name, |row| Ok((
                 row.try_get::<_, String>(0)?,
                 row.try_get::<_, bool>(1)?,
                 row.try_get::<_, bool>(2)?
             ))),
-            self.rows(COLUMNS, &name, Found::read),
+            self.rows(&columns, &name, Found::read),
             self.rows(STATISTICS, &name, |row| {
                 let statistics = ColumnStatistics { null_fraction: row.try_get(1)?, distinct: row.try_get(2)? };
                 Ok((row.try_get::<_, String>(0)?, statistics))
@@ -156,6 +165,7 @@ impl Discovery<'_> {
         let mut relation = Relation {
             schema: schema.to_string(),
             table: table.to_string(),
+            from: None,
             kind: kind_of(&relkind),
             columns: Vec::with_capacity(columns.len()),
             deterministic: Vec::with_capacity(columns.len()),
@@ -168,6 +178,54 @@ impl Discovery<'_> {
             relation.columns.push(found.into_column(not_null_holds));
         }
         Ok(Some(relation))
+    }
+
+    /// The result of a query as a relation.
+    ///
+    /// Errors: what the server says of the query; `INVALID_QUERY` for one with parameters, or that gives no rows.
+    pub async fn query(&self, sql: &str) -> Result<Relation> {
+        let refused = |what: &str| {
+            let message = format!("the query for catalog {} {what}", self.server.catalog);
+            Error::new(ErrorCode::InvalidQuery, message)
+        };
+        // By itself first: what closes our parenthesis is no statement of its own.
+        let prepared = self.client.prepare(sql).await.map_err(|error| self.server.error("plan the query", error))?;
+        if !prepared.params().is_empty() {
+            return Err(refused("has parameters"));
+        }
+        let columns = prepared.columns();
+        if columns.is_empty() {
+            return Err(refused("gives no rows"));
+        }
+        check_names(&self.server.catalog, columns.iter().map(|column| column.name()))?;
+        let given = columns.iter().enumerate().map(|(index, column)| {
+            let (name, oid) = (literal(column.name()), column.type_().oid());
+            format!("({}::int2, {name}::name, {oid}::oid, {}::int4)", index + 1, column.type_modifier())
+        });
+        let given = given.collect::<Vec<_>>().join(", ");
+        let of_query = format!(
+            "SELECT v.num AS attnum, v.name AS attname, v.typid AS atttypid, v.typmod AS atttypmod, false AS attnotnull, \
+             0::oid AS attcollation, 0::oid AS attrelid FROM (VALUES {given}) AS v(num, name, typid, typmod)"
+        );
+        let look_up = COLUMNS.replace("{}", &of_query);
+        let (found, is_utf8) = tokio::try_join!(
+            self.rows(&look_up, &[], Found::read),
+            self.rows(IS_UTF8, &[], |row| row.try_get::<_, bool>(0))
+        )?;
+        let names: Vec<_> = columns.iter().map(|column| identifier(column.name())).collect();
+        let columns: Vec<_> = found.into_iter().map(|found| found.into_column(false)).collect();
+        Ok(Relation {
+            schema: SCHEMA.to_string(),
+            table: TABLE.to_string(),
+            // On lines of its own: it may end in a comment.
+            from: Some(format!("(\n{sql}\n) AS \"query\" ({})", names.join(", "))),
+            kind: TableKind::View,
+            // A query may give its text any collation.
+            deterministic: vec![false; columns.len()],
+            statistics: vec![ColumnStatistics::default(); columns.len()],
+            is_utf8: is_utf8.first() == Some(&true),
+            columns,
+        })
     }
 
     /// The declared keys of a table.

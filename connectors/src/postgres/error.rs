@@ -76,7 +76,12 @@ impl Server {
         let (catalog, host) = (&self.catalog, &self.host);
         let state = answer.code();
         let class = state.code().get(..2).unwrap_or_default();
-        let text = if tells_no_data(class) { format!(": {}", answer.message()) } else { String::new() };
+        let text = match (class, answer.constraint(), answer.column()) {
+            _ if tells_no_data(class) => format!(": {}", answer.message()),
+            ("23", Some(constraint), _) => format!(": the constraint {constraint} does not allow it"),
+            ("23", None, Some(column)) => format!(": column {column} must have a value"),
+            _ => String::new(),
+        };
         let message =
             format!("catalog {catalog}: Postgres at {host} refused to {doing}{text} (SQLSTATE {})", state.code());
         let error = Error::new(code_of(state, class), message);
@@ -99,6 +104,7 @@ fn code_of(state: &SqlState, class: &str) -> ErrorCode {
         s if *s == SqlState::UNDEFINED_COLUMN => ErrorCode::ColumnNotFound,
         s if *s == SqlState::QUERY_CANCELED => ErrorCode::SourceError,
         _ => match class {
+            "23" => ErrorCode::ConstraintViolation,
             "28" => ErrorCode::SourceDenied,
             "08" | "53" | "57" => ErrorCode::SourceUnavailable,
             _ => ErrorCode::SourceError,

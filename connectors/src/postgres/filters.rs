@@ -20,11 +20,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 
 use super::sql::literal;
 use super::types::{Column, Scalar};
-
-/// Longest SQL of all filters of one scan in bytes: a recipe travels with each task.
-const SQL_LIMIT: usize = 64 << 10;
-/// Deepest nesting that is translated.
-const DEPTH_LIMIT: usize = 64;
+use crate::filters::{DEPTH_LIMIT, SQL_LIMIT, Translated};
 
 /// What filters may be made of.
 pub(crate) struct Translator<'a> {
@@ -35,31 +31,7 @@ pub(crate) struct Translator<'a> {
     pub is_utf8: bool,
 }
 
-/// The SQL of a filter, or why it stays with us.
-type Translated = Result<String, String>;
-
-/// Filters that are pushed, as one SQL condition, and those that stay, each with its reason.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Divided {
-    pub pushed: Option<String>,
-    pub local: Vec<String>,
-}
-
 impl Translator<'_> {
-    /// Divides the filters of a scan.
-    pub fn divide(&self, filters: &[Expr]) -> Divided {
-        let mut divided = Divided::default();
-        let mut pushed = Vec::new();
-        for filter in filters {
-            match self.translate(filter) {
-                Ok(sql) => pushed.push(sql),
-                Err(reason) => divided.local.push(format!("{filter}: {reason}")),
-            }
-        }
-        divided.pushed = (!pushed.is_empty()).then(|| pushed.join(" AND "));
-        divided
-    }
-
     /// One filter as SQL.
     pub fn translate(&self, filter: &Expr) -> Translated {
         let sql = self.condition(filter, 0)?;
@@ -211,7 +183,7 @@ impl Translator<'_> {
     }
 
     /// A literal of exactly the column's type, cast explicitly.
-    fn constant(&self, expr: &Expr, column: &Column) -> Translated {
+    pub fn constant(&self, expr: &Expr, column: &Column) -> Translated {
         let Expr::Literal(value, _) = expr else {
             return Err("it compares with an expression, not a constant".to_string());
         };

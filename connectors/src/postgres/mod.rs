@@ -8,7 +8,9 @@ mod copy;
 mod discovery;
 mod error;
 mod filters;
+mod insert;
 mod numeric;
+mod operations;
 mod pool;
 mod provider;
 mod reader;
@@ -24,17 +26,19 @@ mod values;
 use std::fmt;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
+use futures::stream::BoxStream;
 use townlake_common::config::PostgresCatalog;
-use townlake_common::{QueryContext, Result};
+use townlake_common::{Error, ErrorCode, QueryContext, Result};
 
 use self::discovery::{Discovery, is_system};
 pub(crate) use self::pool::Pool;
 use self::pool::{Connection, Purpose};
 use self::provider::PostgresTable;
 pub(crate) use self::scan::decode;
-use crate::{Source, SourceTable, TableKeys};
+use crate::{InsertInto, Source, SourceTable, TableKeys, pass_through};
 
 /// The kind of this source.
 pub(crate) const KIND: &str = "postgres";
@@ -44,6 +48,7 @@ pub(crate) struct PostgresSource {
     name: String,
     pool: Arc<Pool>,
     max_splits: usize,
+    pass_through: bool,
 }
 
 impl PostgresSource {
@@ -51,7 +56,12 @@ impl PostgresSource {
     ///
     /// Errors: `CONFIG_INVALID`.
     pub fn new(name: &str, config: &PostgresCatalog) -> Result<Self> {
-        Ok(Self { name: name.to_string(), pool: Pool::new(name, config)?, max_splits: config.max_splits })
+        Ok(Self {
+            name: name.to_string(),
+            pool: Pool::new(name, config)?,
+            max_splits: config.max_splits,
+            pass_through: config.pass_through,
+        })
     }
 
     /// Its connections.
@@ -116,6 +126,32 @@ impl Source for PostgresSource {
         Ok(relation.map(|relation| {
             Arc::new(PostgresTable::new(Arc::clone(&self.pool), relation, self.max_splits)) as Arc<dyn TableProvider>
         }))
+    }
+
+    async fn query(&self, query: &Arc<QueryContext>, sql: &str) -> Result<Arc<dyn TableProvider>> {
+        let sql = sql.trim().trim_end_matches(';');
+        pass_through::check(&self.name, self.pass_through, sql)?;
+        let connection = self.connect(query).await?;
+        let relation = discovery(&connection)?.query(sql).await?;
+        connection.finish().await;
+        Ok(Arc::new(PostgresTable::new(Arc::clone(&self.pool), relation, 1)))
+    }
+
+    async fn insert(
+        &self,
+        query: &QueryContext,
+        into: &InsertInto,
+        rows: BoxStream<'static, Result<RecordBatch>>,
+    ) -> Result<u64> {
+        if is_system(&into.schema) {
+            let message = format!("table {}.{}.{} does not exist", self.name, into.schema, into.table);
+            return Err(Error::new(ErrorCode::TableNotFound, message));
+        }
+        insert::insert(&self.pool, &query.id, into, rows).await
+    }
+
+    fn takes_rows(&self) -> bool {
+        true
     }
 
     async fn keys(&self, query: &QueryContext, schema: &str, table: &str) -> Result<TableKeys> {

@@ -61,6 +61,8 @@ pub(crate) enum Purpose<'a> {
     Planning,
     /// The snapshot of a query: held until the query ends. Queues as long as its query may.
     Snapshot(&'a QueryContext),
+    /// Rows that are written. Queues like a split.
+    Write,
     /// A split: queues as long as it takes; whoever does not want to wait drops the stream.
     Split,
 }
@@ -72,7 +74,7 @@ impl Purpose<'_> {
         match self {
             Self::Planning => false,
             Self::Snapshot(query) => !query.pin_keys().iter().any(|key| key.starts_with(PIN_PREFIX)),
-            Self::Split => true,
+            Self::Split | Self::Write => true,
         }
     }
 }
@@ -141,7 +143,7 @@ impl Pool {
         &self.server
     }
 
-    /// A connection inside a read-only transaction that runs under the name of `query`: a fresh snapshot, or `snapshot`.
+    /// A connection inside a transaction (read-only, but to write) that runs under the name of `query`: a fresh snapshot, or `snapshot`.
     ///
     /// Errors: `RESOURCE_EXHAUSTED` when a look-up waits too long for the budget, or the snapshot of a query that holds one
     /// of another catalog; else what the server says.
@@ -154,8 +156,11 @@ impl Pool {
         let permits = self.permits(purpose).await?;
         let adopt = snapshot.map(|id| format!("SET TRANSACTION SNAPSHOT {};", literal(id))).unwrap_or_default();
         let name = literal(&format!("townlake {query}"));
-        let begin =
-            format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {adopt} SET LOCAL application_name = {name}");
+        let mode = match purpose {
+            Purpose::Write => "READ COMMITTED READ WRITE",
+            _ => "REPEATABLE READ READ ONLY",
+        };
+        let begin = format!("BEGIN ISOLATION LEVEL {mode}; {adopt} SET LOCAL application_name = {name}");
         let refused = |error| match snapshot {
             Some(_) => self.server.lost_snapshot(error),
             None => self.server.error("begin a transaction", error),
@@ -182,7 +187,7 @@ impl Pool {
         let take = async {
             let snapshot = match purpose {
                 Purpose::Snapshot(_) => Some(Arc::clone(&self.snapshots).acquire_owned().await.map_err(closed)?),
-                Purpose::Planning | Purpose::Split => None,
+                Purpose::Planning | Purpose::Split | Purpose::Write => None,
             };
             let budget = Arc::clone(&self.budget).acquire_owned().await.map_err(closed)?;
             Ok(Arc::new(Permits { _budget: budget, _snapshot: snapshot }))
@@ -307,6 +312,29 @@ impl Connection {
             && let Some(wire) = self.wire.take()
         {
             self.pool.give_back(wire);
+        }
+    }
+
+    /// Commits what was written.
+    ///
+    /// Errors: `COMMIT_STATE_UNKNOWN` where no answer came, else what the server says (a deferred constraint, for one).
+    pub async fn commit(mut self) -> Result<()> {
+        let answer = self.client()?.batch_execute("COMMIT").await;
+        match answer {
+            Ok(()) => {
+                if let Some(wire) = self.wire.take() {
+                    self.pool.give_back(wire);
+                }
+                Ok(())
+            }
+            Err(error) if error.as_db_error().is_some() => Err(self.server().error("commit", error)),
+            Err(error) => {
+                let Server { catalog, host } = self.server();
+                let message = format!("catalog {catalog}: Postgres at {host} was lost while the rows were committed");
+                Err(Error::new(ErrorCode::CommitStateUnknown, message)
+                    .with_hint("look whether the rows are there before they are written again")
+                    .with_source(error))
+            }
         }
     }
 

@@ -21,6 +21,7 @@ use super::snapshot::Snapshot;
 use super::splits;
 use super::types::Column;
 use crate::TableKind;
+use crate::filters::{Divided, support};
 use crate::scan::{Estimate, SourceScanExec, external};
 
 /// A LIMIT up to this without a filter is read by one split: the others would begin in vain.
@@ -58,16 +59,25 @@ impl PostgresTable {
         let Relation { schema, table, columns, kind, .. } = &self.relation;
         let all: Vec<usize> = (0..columns.len()).collect();
         let projection = projection.unwrap_or(&all);
-        let divided = self.translator().divide(filters);
+        let divided = Divided::of(filters, |filter| self.translator().translate(filter));
         let snapshot = Snapshot::of(query, &self.pool).await?;
+        let selected: Vec<_> = projection.iter().filter_map(|index| columns.get(*index).cloned()).collect();
+        let deterministic = &self.relation.deterministic;
         let mut recipe = Recipe {
             catalog: self.pool.server().catalog.clone(),
             schema: schema.clone(),
             table: table.clone(),
+            from: self.relation.from.clone(),
             query_id: query.id.to_string(),
             principal: query.principal.name.clone(),
             snapshot: snapshot.id().to_string(),
-            columns: projection.iter().filter_map(|index| columns.get(*index).cloned()).collect(),
+            expressions: selected.iter().map(Column::expression).collect(),
+            columns: selected,
+            joins: Vec::new(),
+            joined: Vec::new(),
+            grouped: None,
+            order: Vec::new(),
+            deterministic: projection.iter().map(|index| deterministic.get(*index) == Some(&true)).collect(),
             // A limit counts what passes the filters: with one that stays here, the server cannot count.
             limit: limit.filter(|_| divided.local.is_empty()).map(|limit| limit as u64),
             predicate: divided.pushed,
@@ -85,7 +95,7 @@ impl PostgresTable {
     }
 
     fn splits_wanted(&self, kind: TableKind, recipe: &Recipe, partitions: usize) -> usize {
-        let has_heap = matches!(kind, TableKind::Table | TableKind::MaterializedView);
+        let has_heap = matches!(kind, TableKind::Table | TableKind::MaterializedView) && recipe.from.is_none();
         let is_peek = recipe.predicate.is_none() && recipe.limit.is_some_and(|limit| limit <= SMALL_LIMIT as u64);
         match self.max_splits {
             _ if !has_heap || is_peek => 1,
@@ -129,15 +139,9 @@ impl TableProvider for PostgresTable {
         }
     }
 
-    /// Exact for what the server applies. The rest is called inexact rather than unsupported: DataFusion filters it all
-    /// the same, and the scan learns of it and can tell the reason in EXPLAIN.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DFResult<Vec<TableProviderFilterPushDown>> {
         let translator = self.translator();
-        let decide = |filter: &&Expr| match translator.translate(filter) {
-            Ok(_) => TableProviderFilterPushDown::Exact,
-            Err(_) => TableProviderFilterPushDown::Inexact,
-        };
-        Ok(filters.iter().map(decide).collect())
+        Ok(support(filters, |filter| translator.translate(filter)))
     }
 
     async fn scan(

@@ -12,22 +12,37 @@ use super::sql::relation;
 use super::types::{Column, ColumnType};
 use crate::scan::{ColumnEstimate, Estimate, unreadable};
 
-/// One scan of one relation.
+/// One scan of one relation, of several that are joined, or of what is made of their rows.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Recipe {
     pub catalog: String,
+    /// The relation that is cut into splits.
     pub schema: String,
     pub table: String,
+    /// What stands in FROM in the relation's place: a query that was passed through. It is not cut.
+    pub from: Option<String>,
     pub query_id: String,
     /// The name of who asks.
     pub principal: String,
     /// The id of the exported snapshot.
     pub snapshot: String,
     pub columns: Vec<Column>,
+    /// The SQL of each column.
+    pub expressions: Vec<String>,
+    /// What is joined to the relation, in SQL.
+    pub joins: Vec<String>,
+    /// The relations that are joined, for EXPLAIN.
+    pub joined: Vec<String>,
     /// The filters that the server applies, in SQL.
     pub predicate: Option<String>,
+    /// How many of the first columns are grouped by; `None`: nothing is grouped.
+    pub grouped: Option<u32>,
+    /// The keys of an order, in SQL, for a limit.
+    pub order: Vec<String>,
     /// Rows per split.
     pub limit: Option<u64>,
+    /// Per column: whether its text compares equal exactly when its bytes are equal. Only where it is planned.
+    pub deterministic: Vec<bool>,
     /// The filters that stayed with us, each with the reason.
     pub local_filters: Vec<String>,
     pub estimate: Estimate,
@@ -48,14 +63,24 @@ impl Recipe {
 
     /// The SELECT of one split.
     pub fn select(&self, split: Split) -> String {
-        let columns: Vec<_> = self.columns.iter().map(Column::expression).collect();
         let first = split.first.map(|block| format!("ctid >= '({block},0)'::tid"));
         let end = split.end.map(|block| format!("ctid < '({block},0)'::tid"));
         let conditions: Vec<_> = first.into_iter().chain(end).chain(self.predicate.clone()).collect();
-        let mut sql = format!("SELECT {} FROM {}", columns.join(", "), relation(&self.schema, &self.table));
+        let from = self.from.clone().unwrap_or_else(|| relation(&self.schema, &self.table));
+        let mut sql = format!("SELECT {} FROM {from}", self.expressions.join(", "));
+        for join in &self.joins {
+            sql.push_str(&format!(" JOIN {join}"));
+        }
         if !conditions.is_empty() {
             sql.push_str(" WHERE ");
             sql.push_str(&conditions.join(" AND "));
+        }
+        if let Some(count) = self.grouped.filter(|count| *count > 0) {
+            let places: Vec<_> = (1..=count).map(|place| place.to_string()).collect();
+            sql.push_str(&format!(" GROUP BY {}", places.join(", ")));
+        }
+        if !self.order.is_empty() {
+            sql.push_str(&format!(" ORDER BY {}", self.order.join(", ")));
         }
         if let Some(limit) = self.limit {
             sql.push_str(&format!(" LIMIT {limit}"));
@@ -67,6 +92,7 @@ impl Recipe {
     pub fn to_wire(&self) -> wire::Scan {
         let estimate = |index: usize| self.estimate.columns.get(index).copied().unwrap_or_default();
         let column = |(index, column): (usize, &Column)| wire::Column {
+            expression: self.expressions.get(index).cloned().unwrap_or_default(),
             name: column.name.clone(),
             r#type: Some(column.column_type.to_wire()),
             nullable: column.nullable,
@@ -85,6 +111,11 @@ impl Recipe {
             predicate: self.predicate.clone().unwrap_or_default(),
             limit: self.limit,
             local_filters: self.local_filters.clone(),
+            from: self.from.clone().unwrap_or_default(),
+            joins: self.joins.clone(),
+            joined: self.joined.clone(),
+            grouped: self.grouped,
+            order: self.order.clone(),
             rows: self.estimate.rows,
             bytes: self.estimate.bytes,
         }
@@ -96,9 +127,11 @@ impl Recipe {
     pub fn from_wire(scan: wire::Scan) -> Result<Self> {
         let mut columns = Vec::with_capacity(scan.columns.len());
         let mut estimates = Vec::with_capacity(scan.columns.len());
+        let mut expressions = Vec::with_capacity(scan.columns.len());
         for column in scan.columns {
             let column_type = column.r#type.as_ref().and_then(ColumnType::from_wire).ok_or_else(|| unreadable(KIND))?;
-            let wire::Column { name, nullable, metadata, .. } = column;
+            let wire::Column { name, nullable, metadata, expression, .. } = column;
+            expressions.push(expression);
             estimates.push(ColumnEstimate { nulls: column.null_count, distinct: column.distinct_count });
             columns.push(Column { name, column_type, nullable, metadata });
         }
@@ -110,6 +143,13 @@ impl Recipe {
             principal: scan.principal,
             snapshot: scan.snapshot,
             columns,
+            expressions,
+            from: Some(scan.from).filter(|sql| !sql.is_empty()),
+            joins: scan.joins,
+            joined: scan.joined,
+            grouped: scan.grouped,
+            order: scan.order,
+            deterministic: Vec::new(),
             predicate: Some(scan.predicate).filter(|sql| !sql.is_empty()),
             limit: scan.limit,
             local_filters: scan.local_filters,
@@ -147,14 +187,22 @@ pub(crate) mod tests {
             nullable: true,
             metadata: HashMap::from([("townlake.source_type".to_string(), "x".to_string())]),
         };
+        let columns = vec![column("id", Scalar::Int8), column("balance", Scalar::Numeric { precision: 15, scale: 2 })];
         Recipe {
             catalog: "crm".into(),
             schema: "public".into(),
             table: "cust\"omer".into(),
+            from: None,
             query_id: "q".into(),
             principal: "ann".into(),
             snapshot: "00000003-1B-1".into(),
-            columns: vec![column("id", Scalar::Int8), column("balance", Scalar::Numeric { precision: 15, scale: 2 })],
+            expressions: columns.iter().map(Column::expression).collect(),
+            columns,
+            joins: vec![],
+            joined: vec![],
+            grouped: None,
+            order: vec![],
+            deterministic: vec![],
             predicate: Some("(\"id\"::int8 > '5'::int8)".into()),
             limit: Some(10),
             local_filters: vec!["x: y".into()],

@@ -11,6 +11,7 @@ use super::reader::SplitReader;
 use super::recipe::{Recipe, Split};
 use super::{KIND, PostgresSource};
 use crate::SourceConnections;
+use crate::operation::{Operation, Pushed};
 use crate::scan::{Batches, Estimate, Explained, ScanMetrics, SourceScan, opened, unreadable};
 
 /// The recipe that [`SourceScan::encode`] wrote.
@@ -43,9 +44,10 @@ impl SourceScan for Recipe {
     }
 
     fn explain(&self) -> Explained {
-        let Self { catalog, schema, table, local_filters, snapshot, .. } = self;
+        let Self { catalog, schema, table, local_filters, snapshot, joined, .. } = self;
+        let tables: Vec<_> = std::iter::once(format!("{catalog}.{schema}.{table}")).chain(joined.clone()).collect();
         Explained {
-            table: format!("{catalog}.{schema}.{table}"),
+            table: tables.join(" ⋈ "),
             asked: vec![("remote_sql", self.select(Split::default()))],
             filtered_here: local_filters.clone(),
             pinned: Some(("snapshot", snapshot.clone())),
@@ -54,6 +56,15 @@ impl SourceScan for Recipe {
 
     fn encode(&self) -> Vec<u8> {
         self.to_wire().encode_to_vec()
+    }
+
+    /// All is read on one snapshot. A query that was passed through may call what it likes, `random()` for one.
+    fn gives_the_same_again(&self) -> bool {
+        self.limit.is_none() && self.from.is_none()
+    }
+
+    fn push(&self, operation: &Operation<'_>) -> Pushed {
+        self.with(operation).map(|recipe| Arc::new(recipe) as Arc<dyn SourceScan>)
     }
 
     fn read(self: Arc<Self>, connections: &SourceConnections, split: Vec<u8>, metrics: ScanMetrics) -> Result<Batches> {

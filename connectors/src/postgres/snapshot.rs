@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
-use townlake_common::{Error, QueryContext, Result};
+use townlake_common::{Error, Pinned, QueryContext, Result};
 
 use super::pool::{Connection, PIN_PREFIX, Pool, Purpose};
 
@@ -29,6 +29,8 @@ impl Snapshot {
         let exported = connection.client()?.query_typed_one("SELECT pg_export_snapshot()", &[]).await;
         let id =
             exported.and_then(|row| row.try_get(0)).map_err(|error| pool.server().error("export a snapshot", error))?;
+        let id: String = id;
+        query.note(&pool.server().catalog, Pinned::held(super::KIND, format!("snapshot {id}")));
         Ok(Self { id, connection: Some(connection), failure: Mutex::default() })
     }
 

@@ -88,7 +88,7 @@ impl ColumnType {
         if self.list { DataType::List(Arc::new(Field::new_list_field(scalar, true))) } else { scalar }
     }
 
-    fn sql(self) -> String {
+    pub fn sql(self) -> String {
         let array = if self.list { "[]" } else { "" };
         format!("{}{array}", self.scalar.sql())
     }

@@ -18,10 +18,10 @@ use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use tokio::sync::OnceCell;
 use townlake_common::config::{CatalogConfig, IcebergCatalog};
-use townlake_common::{Error, ErrorCode, Principal, QueryContext, Result};
+use townlake_common::{Error, ErrorCode, Pinned, Principal, QueryContext, Result};
 use townlake_connectors::{Source, SourceConnections, SourceTable, TableKeys, TableKind};
 use townlake_governance::Access;
-use townlake_lake::{LakeCatalog, LakeObjects, LakeTable, LoadedTable, MetadataTable, PinnedSnapshot, TableVersion};
+use townlake_lake::{LakeCatalog, LakeObjects, LakeTable, LoadedTable, MetadataTable, PinnedSnapshot, TableVersion, VersionRead};
 
 pub use names::{Current, TableName};
 pub use types::sql_type;
@@ -68,7 +68,7 @@ impl Catalogs {
             CatalogConfig::Iceberg(config) => {
                 Some((name.clone(), Lake { config: config.clone(), catalog: OnceCell::new() }))
             }
-            CatalogConfig::Postgres(_) | CatalogConfig::Kafka(_) => None,
+            CatalogConfig::Postgres(_) | CatalogConfig::ClickHouse(_) | CatalogConfig::Kafka(_) => None,
         });
         Self { access: Access::new(catalogs), lakes: lakes.collect(), objects, sources, system }
     }
@@ -132,7 +132,7 @@ impl Catalogs {
             return Ok(information_schema::schema_of(table));
         }
         let name = TableName::new(catalog, schema, table);
-        let Some(table) = self.table(query, &name, None).await? else {
+        let Some(table) = self.table_read(query, &name, None, Reading::Columns).await? else {
             return Ok(self.view(query, &name).await?.map(|view| view.described));
         };
         Ok(Some(match table.downcast_ref::<LakeTable>() {
@@ -158,6 +158,16 @@ impl Catalogs {
         name: &TableName,
         version: Option<&TableVersion>,
     ) -> Result<Option<Arc<dyn TableProvider>>> {
+        self.table_read(query, name, version, Reading::Rows).await
+    }
+
+    async fn table_read(
+        &self,
+        query: &Arc<QueryContext>,
+        name: &TableName,
+        version: Option<&TableVersion>,
+        reading: Reading,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
         let backend = self.backend(&query.principal, &name.catalog).await?;
         let is_lake = matches!(backend, Backend::Lake(_)) && name.schema != INFORMATION_SCHEMA;
         if version.is_some() && !is_lake {
@@ -171,12 +181,37 @@ impl Catalogs {
         match backend {
             Backend::Lake(lake) => match MetadataTable::split(&name.table) {
                 Some((table, of)) => self.metadata_table(query, &lake, name, (table, of), version).await,
+                None if reading == Reading::Columns => {
+                    Ok(lake.load(&name.schema, &name.table, version).await?.map(LakeTable::new))
+                }
                 None => Ok(load(query, &lake, name, version).await?.map(LakeTable::new)),
             },
-            Backend::Source(source) => source.table(query, &name.schema, &name.table).await,
+            Backend::Source(source) => {
+                if reading == Reading::Rows {
+                    // Pinned as a table or as a whole.
+                    query.replayed(&name.to_string()).or_else(|_| query.replayed(&name.catalog))?;
+                }
+                source.table(query, &name.schema, &name.table).await
+            }
             Backend::System => {
                 let batch = self.system.table(&query.principal, &name.schema, &name.table)?;
                 batch.map(memory_table).transpose()
+            }
+        }
+    }
+
+    /// The rows of a query in the language of a catalog's source, as a table.
+    ///
+    /// Errors: `NOT_SUPPORTED` where the catalog takes none, and what the source says of it.
+    pub async fn query(&self, query: &Arc<QueryContext>, catalog: &str, sql: &str) -> Result<Arc<dyn TableProvider>> {
+        match self.backend(&query.principal, catalog).await? {
+            Backend::Source(source) => {
+                query.replayed(catalog)?;
+                source.query(query, sql).await
+            }
+            Backend::Lake(_) | Backend::System => {
+                let message = format!("catalog {catalog} has no language of its own: query its tables");
+                Err(Error::new(ErrorCode::NotSupported, message))
             }
         }
     }
@@ -232,21 +267,42 @@ impl Catalogs {
         }
     }
 
+    /// The source of a catalog that rows are to be written to; `None` for a catalog of another kind.
+    ///
+    /// Errors: those of [`Catalogs::writable`].
+    pub(crate) async fn source_to_write(&self, query: &QueryContext, catalog: &str) -> Result<Option<Arc<dyn Source>>> {
+        match self.backend(&query.principal, catalog).await? {
+            Backend::Source(source) if source.takes_rows() => {
+                self.check_may_write(&query.principal, catalog)?;
+                Ok(Some(source))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn check_may_write(&self, principal: &Principal, catalog: &str) -> Result<()> {
+        if self.access.can_write(principal, catalog) {
+            return Ok(());
+        }
+        let message = format!("{} may not write to catalog {catalog}", principal.name);
+        Err(Error::new(ErrorCode::PermissionDenied, message)
+            .with_hint(format!("the configuration lists who may: [catalogs.{catalog}] writers")))
+    }
+
     /// The catalog, for changing it.
     ///
     /// Errors: `CATALOG_NOT_FOUND` for one that the principal may not even read, `PERMISSION_DENIED` for one that it may
     /// only read, `NOT_SUPPORTED` for one that nobody can write.
     pub async fn writable(&self, principal: &Principal, catalog: &str) -> Result<Arc<LakeCatalog>> {
         let backend = self.backend(principal, catalog).await?;
-        if !matches!(backend, Backend::System) && !self.access.can_write(principal, catalog) {
-            let message = format!("{} may not write to catalog {catalog}", principal.name);
-            return Err(Error::new(ErrorCode::PermissionDenied, message)
-                .with_hint(format!("the configuration lists who may: [catalogs.{catalog}] writers")));
+        if !matches!(backend, Backend::System) {
+            self.check_may_write(principal, catalog)?;
         }
         match backend {
             Backend::Lake(lake) => Ok(lake),
             Backend::Source(source) => {
-                let message = format!("catalog {catalog} ({}) is read only", source.kind());
+                let but = if source.takes_rows() { " but for INSERT INTO" } else { "" };
+                let message = format!("catalog {catalog} ({}) is read only{but}", source.kind());
                 Err(Error::new(ErrorCode::NotSupported, message).with_hint("write to an Iceberg catalog"))
             }
             Backend::System => Err(Error::new(ErrorCode::NotSupported, "catalog system is read only")),
@@ -279,6 +335,15 @@ impl fmt::Debug for Catalogs {
     }
 }
 
+/// What a table is looked up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// To be read in the query, at the moment of its cut.
+    Rows,
+    /// To be described.
+    Columns,
+}
+
 /// Loads a table of a lake. Its snapshot is pinned: it is not expired while the query runs.
 async fn load(
     query: &QueryContext,
@@ -286,7 +351,16 @@ async fn load(
     name: &TableName,
     version: Option<&TableVersion>,
 ) -> Result<Option<Arc<LoadedTable>>> {
-    let Some(table) = lake.load(&name.schema, &name.table, version).await? else { return Ok(None) };
+    let what = match version {
+        Some(version) => format!("{name} {version}"),
+        None => name.to_string(),
+    };
+    let table = match query.replayed(&what)? {
+        Some(pinned) => lake.load_again(&name.schema, &name.table, &pinned.at.parse()?).await?,
+        None => lake.load(&name.schema, &name.table, version).await?,
+    };
+    let Some(table) = table else { return Ok(None) };
+    query.note(&what, Pinned::repeatable("iceberg", VersionRead::of(&table).to_string()));
     if let Some(pinned) = PinnedSnapshot::of(&table) {
         let snapshot = table.snapshot_id().unwrap_or_default();
         query.pin(&format!("snapshot {snapshot} of {name}"), || async { Ok(pinned) }).await?;

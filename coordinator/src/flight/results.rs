@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::compute::cast;
+use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use arrow_flight::FlightData;
 use arrow_flight::encode::FlightDataEncoderBuilder;
@@ -71,13 +71,15 @@ fn frames(batch: &RecordBatch, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
 
 fn plain(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let misfit = |e| Error::internal("a result does not have the columns that its plan promised").with_source(e);
+    // A value that does not fit is an error and never NULL.
+    let strictly = CastOptions { safe: false, ..CastOptions::default() };
     let columns = batch
         .columns()
         .iter()
         .zip(schema.fields())
         .map(|(column, field)| match column.data_type() == field.data_type() {
             true => Ok(Arc::clone(column)),
-            false => cast(column, field.data_type()),
+            false => cast_with_options(column, field.data_type(), &strictly),
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(misfit)?;

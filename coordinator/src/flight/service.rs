@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::ipc::writer::IpcWriteOptions;
 use arrow_flight::sql::server::{DoPutError, FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
@@ -99,7 +99,8 @@ impl FlightSql {
                 results::wire_schema(&self.0.queries.prepare(session, &query.query).await?.schema)
             }
             Some(Command::CommandPreparedStatementQuery(query)) => {
-                results::wire_schema(&self.0.statement(session, &query.prepared_statement_handle)?.1.prepared.schema)
+                let (_, statement) = self.0.statement(session, &query.prepared_statement_handle)?;
+                results::wire_schema(&self.0.prepared_anew(&statement).await?.schema)
             }
             Some(other) => metadata::schema_of(&other)?.ok_or_else(|| put::unreadable("the command of GetSchema"))?,
             None => return Err(put::unreadable("the command of GetSchema")),
@@ -139,6 +140,22 @@ impl Parts {
         Ok((id, statement))
     }
 
+    /// The statement of a handle with the columns that it has today: those of its tables may have changed since it was prepared,
+    /// and clients prepare a text once.
+    async fn statement_of_today(&self, session: &Session, handle: &[u8]) -> Result<Statement> {
+        let (id, statement) = self.statement(session, handle)?;
+        if self.statements.is_of_today(&id) {
+            return Ok(statement);
+        }
+        let prepared = self.prepared_anew(&statement).await?;
+        self.statements.renew(&id, &prepared);
+        Ok(Statement { prepared, ..statement })
+    }
+
+    async fn prepared_anew(&self, statement: &Statement) -> Result<Arc<Prepared>> {
+        self.queries.prepare(&statement.session, &statement.prepared.sql).await
+    }
+
     /// Promises the result of a planned statement: a ticket for one reading by this principal.
     fn promise(&self, result: PendingResult, descriptor: FlightDescriptor) -> Result<FlightInfo> {
         let id = QueryId::generate();
@@ -166,7 +183,9 @@ impl Parts {
         let mut counted = self.metrics.query_started();
         let started = async {
             let running = self.queries.execute(&session, &prepared, parameters, Some(id)).await?;
-            let schema = promised_schema(&prepared).unwrap_or_else(|| results::wire_schema(&running.schema));
+            let now = results::wire_schema(&running.schema);
+            let schema = promised_schema(&prepared).unwrap_or_else(|| Arc::clone(&now));
+            check_promise(&prepared, &schema, &now)?;
             match prepared.kind {
                 StatementKind::Query => Ok((running.rows, schema)),
                 // To the end, before the client hears a word: see `promised_schema`.
@@ -193,6 +212,25 @@ impl Parts {
 fn promised_schema(prepared: &Prepared) -> Option<SchemaRef> {
     let open = prepared.parameters.fields().iter().any(|parameter| parameter.data_type().is_null());
     (prepared.kind == StatementKind::Query && !open).then(|| results::wire_schema(&prepared.schema))
+}
+
+/// Refuses to run a prepared statement whose columns are others by now: they would be read as those that were promised. Where it
+/// has parameters, a value may decide the type of a column, and its name where that tells of the parameter.
+///
+/// Errors: `COMMIT_CONFLICT`.
+fn check_promise(prepared: &Prepared, promised: &Schema, now: &Schema) -> Result<()> {
+    let has_parameters = !prepared.parameters.fields().is_empty();
+    let is_kept = |(promised, now): (&FieldRef, &FieldRef)| {
+        let named = promised.name() == now.name() || (has_parameters && promised.name().contains('$'));
+        let is_plain = !promised.data_type().is_nested() && !now.data_type().is_nested();
+        named && (promised.data_type() == now.data_type() || (has_parameters && is_plain))
+    };
+    let same_count = promised.fields().len() == now.fields().len();
+    if same_count && promised.fields().iter().zip(now.fields()).all(is_kept) {
+        return Ok(());
+    }
+    let message = "the columns of this statement have changed since it was prepared";
+    Err(Error::new(ErrorCode::CommitConflict, message).with_hint("prepare it again").retryable())
 }
 
 /// The schema in the encapsulated form that every client reads.
@@ -245,7 +283,7 @@ impl FlightSqlService for FlightSql {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let session = session_of(&request)?;
-        let (_, statement) = self.0.statement(&session, &query.prepared_statement_handle)?;
+        let statement = self.0.statement_of_today(&session, &query.prepared_statement_handle).await?;
         let Statement { session, prepared, parameters } = statement;
         let result = PendingResult { session, prepared, parameters };
         Ok(Response::new(self.0.promise(result, request.into_inner())?))

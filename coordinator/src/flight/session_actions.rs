@@ -40,7 +40,7 @@ pub async fn set(parts: &Parts, session: &Arc<Session>, body: Bytes) -> Result<B
         errors.insert(option.to_string(), OptionError { value: value.into() });
     }
     for (name, value) in options {
-        if let Err(value) = set_setting(session, &name, &value) {
+        if let Err(value) = set_setting(parts, session, &name, &value) {
             errors.insert(name, OptionError { value: value.into() });
         }
     }
@@ -89,14 +89,13 @@ async fn set_current(
     Ok(None)
 }
 
-fn set_setting(session: &Session, name: &str, value: &SessionOptionValue) -> Result<(), ErrorValue> {
+fn set_setting(parts: &Parts, session: &Session, name: &str, value: &SessionOptionValue) -> Result<(), ErrorValue> {
     settings::find(name).map_err(|_| ErrorValue::InvalidName)?;
     match text(value).map_err(|()| ErrorValue::InvalidValue)? {
         None => session.reset(name),
         Some(value) => {
-            let value = settings::validate(name, &value).map_err(|_| ErrorValue::InvalidValue)?;
-            session.set(name, &value).map_err(|error: Error| match error.code() {
-                ErrorCode::InvalidArgument => ErrorValue::InvalidValue,
+            parts.queries.set_setting(session, name, &value).map_err(|error: Error| match error.code() {
+                ErrorCode::InvalidArgument | ErrorCode::QueryNotFound => ErrorValue::InvalidValue,
                 _ => ErrorValue::Error,
             })?;
         }

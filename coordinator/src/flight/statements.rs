@@ -13,6 +13,8 @@ use crate::session::Session;
 
 /// Statements that one session may have open. Calls without a session share one bound by principal.
 const PER_SESSION: usize = 256;
+/// Columns that were looked up so long ago are those of today still: a client runs most statements when it has prepared them.
+const OF_TODAY: Duration = Duration::from_secs(1);
 
 /// A prepared statement of one session.
 #[derive(Clone)]
@@ -29,6 +31,8 @@ struct Kept {
     statement: Statement,
     owner: String,
     last_use: Instant,
+    /// When its columns were looked up; `None` where it has been run since.
+    described: Option<Instant>,
 }
 
 /// The open prepared statements.
@@ -60,7 +64,7 @@ impl Statements {
         }
         let id = ulid::Ulid::new().to_string();
         let statement = Statement { session: Arc::clone(session), prepared, parameters: None };
-        kept.insert(id.clone(), Kept { statement, owner, last_use: now });
+        kept.insert(id.clone(), Kept { statement, owner, last_use: now, described: Some(now) });
         Ok(id)
     }
 
@@ -73,6 +77,19 @@ impl Statements {
         let found = kept.get_mut(id).filter(|k| self.is_fresh(k, now)).ok_or_else(closed)?;
         found.last_use = now;
         Ok(found.statement.clone())
+    }
+
+    /// Whether a run of the statement may promise the columns that it was prepared with: once, and soon.
+    pub fn is_of_today(&self, id: &str) -> bool {
+        let described = self.kept.lock().get_mut(id).and_then(|kept| kept.described.take());
+        described.is_some_and(|at| at.elapsed() < OF_TODAY)
+    }
+
+    /// Keeps the statement as it was prepared anew.
+    pub fn renew(&self, id: &str, prepared: &Arc<Prepared>) {
+        if let Some(kept) = self.kept.lock().get_mut(id) {
+            kept.statement.prepared = Arc::clone(prepared);
+        }
     }
 
     /// Binds parameters for the statement's next executions.

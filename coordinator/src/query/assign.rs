@@ -7,6 +7,8 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::error::ArrowError;
 use townlake_common::{Error, ErrorCode, Result};
 
+use super::struct_fields::{difference, element, misnamed};
+
 /// A cast that fails where it cannot convert, and never gives NULL for it.
 const STRICT: CastOptions<'static> =
     CastOptions { safe: false, format_options: datafusion::arrow::util::display::FormatOptions::new() };
@@ -27,6 +29,9 @@ pub(super) fn assign(values: &ArrayRef, wanted: &DataType, column: &str, table: 
     let convert = |from: &ArrayRef, to: &DataType| {
         cast_with_options(from, to, &STRICT).map_err(|error| misfit(error, given, wanted, column, table))
     };
+    if let Some((from, to)) = misnamed(given, wanted) {
+        return Err(refused(format!("column {column} of table {table}: {}", difference(from, to))));
+    }
     match loss(given, wanted) {
         Loss::None => convert(values, wanted),
         Loss::Always => Err(refused(format!("column {column} of table {table}: {given} does not convert to {wanted}"))),
@@ -105,18 +110,6 @@ fn worst(losses: impl Iterator<Item = Loss>) -> Loss {
     })
 }
 
-/// The type of a list's elements.
-fn element(data_type: &DataType) -> Option<&DataType> {
-    match data_type {
-        DataType::List(item)
-        | DataType::LargeList(item)
-        | DataType::ListView(item)
-        | DataType::LargeListView(item)
-        | DataType::FixedSizeList(item, _) => Some(item.data_type()),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -169,6 +162,25 @@ mod tests {
             let all = format!("{error} {error:?}");
             assert!(!all.contains(value), "{all}");
         }
+    }
+
+    #[test]
+    fn fields_go_by_name_and_all_are_there() {
+        use datafusion::arrow::array::StructArray;
+        use datafusion::arrow::datatypes::{Field, Fields};
+        let fields = |names: [&str; 2]| -> Fields {
+            names.iter().map(|name| Field::new(*name, DataType::Int32, true)).collect()
+        };
+        let values = |names| {
+            let columns: Vec<ArrayRef> =
+                vec![Arc::new(Int32Array::from(vec![1])) as ArrayRef, Arc::new(Int32Array::from(vec![2]))];
+            StructArray::new(fields(names), columns, None)
+        };
+        let wanted = DataType::Struct(fields(["a", "b"]));
+        let turned = try_assign(values(["b", "a"]), &wanted).unwrap();
+        assert_eq!(turned.as_struct().column(0).as_primitive::<Int32Type>().value(0), 2);
+        let error = try_assign(values(["x", "y"]), &wanted).unwrap_err();
+        assert!(error.message().contains("fields (x, y)") && error.message().contains("(a, b)"), "{error}");
     }
 
     #[test]

@@ -37,8 +37,7 @@ impl VisitorMut for NamesApart {
                 SelectItem::UnnamedExpr(expr) => {
                     let name = name_of(expr);
                     if any || taken.contains(&name) {
-                        let apart = (1..).map(|n| format!("{name}_{n}")).find(|name| !taken.contains(name));
-                        let alias = apart.unwrap_or_default();
+                        let alias = apart(&name, &taken);
                         *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', &alias) };
                         taken.insert(alias);
                     } else {
@@ -46,6 +45,10 @@ impl VisitorMut for NamesApart {
                     }
                 }
                 SelectItem::ExprWithAlias { alias, .. } => {
+                    let name = normalize(alias.clone());
+                    if taken.contains(&name) {
+                        *alias = Ident::with_quote('"', apart(&name, &taken));
+                    }
                     taken.insert(normalize(alias.clone()));
                 }
                 _ => any = true,
@@ -53,6 +56,11 @@ impl VisitorMut for NamesApart {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// The first of `name_1`, `name_2`, … that is free.
+fn apart(name: &str, taken: &HashSet<String>) -> String {
+    (1..).map(|n| format!("{name}_{n}")).find(|name| !taken.contains(name)).unwrap_or_default()
 }
 
 /// What a column is called that has no alias: casts do not count.
@@ -82,6 +90,7 @@ mod tests {
                 "SELECT count(*), COUNT(*) AS \"count(*)_1\", 1 AS \"A\", a FROM t",
             ),
             ("SELECT a, a AS a_1, A FROM t", "SELECT a, a AS a_1, A AS \"a_2\" FROM t"),
+            ("SELECT 1 AS a, 2 AS a", "SELECT 1 AS a, 2 AS \"a_1\""),
             ("SELECT *, a FROM t", "SELECT *, a AS \"a_1\" FROM t"),
             ("SELECT * FROM (SELECT b, b FROM t)", "SELECT * FROM (SELECT b, b AS \"b_1\" FROM t)"),
         ] {

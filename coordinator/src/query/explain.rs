@@ -46,10 +46,13 @@ impl Run<'_> {
                 return Err(Error::new(ErrorCode::NotSupported, "EXPLAIN ANALYZE of a write is not supported")
                     .with_hint("EXPLAIN ANALYZE the query alone"));
             }
-            Statement::Insert { .. } => {
-                let (planned, _, table) = self.service.plan_insert(&planner, statement).await?;
-                (planned, Some(append(&table.full_name())))
-            }
+            Statement::Insert { .. } => match self.service.plan_source_insert(&planner, statement).await? {
+                Some((planned, target)) => (planned, Some(format!("copy into {}, one transaction", target.name))),
+                None => {
+                    let (planned, _, table) = self.service.plan_insert(&planner, statement).await?;
+                    (planned, Some(append(&table.full_name())))
+                }
+            },
             Statement::Change(change) => {
                 let PlannedChange { planned, target, .. } = self.service.plan_change(&planner, change).await?;
                 (planned, Some(change_text(target.loaded(), change.command)?))
@@ -80,6 +83,10 @@ impl Run<'_> {
             texts.push(("write".to_string(), target));
         }
         texts.extend(self.plans(&optimized, &physical, &state, verbose));
+        let cut = self.tracked.context.cut();
+        if !cut.is_empty() {
+            texts.push(("cut".to_string(), cut.to_string()));
+        }
         Ok(Source::batch(batch(texts)?))
     }
 

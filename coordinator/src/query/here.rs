@@ -82,10 +82,34 @@ impl Here {
             return execute_here(here.plan, context);
         }
         tracked.enter(QueryState::Queued);
-        let permit = Arc::clone(&self.queries).acquire_owned().await;
-        let permit =
-            permit.map_err(|error| Error::internal("the queue of local queries is closed").with_source(error))?;
+        let permit = self.turn().await?;
         tracked.enter(QueryState::Running);
+        self.begin(here, context, permit)
+    }
+
+    /// Runs a plan for a query that has not begun.
+    ///
+    /// Errors: as [`Here::run`].
+    pub(super) async fn run_aside(
+        &self,
+        here: HerePlan,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let permit = self.turn().await?;
+        self.begin(here, context, permit)
+    }
+
+    async fn turn(&self) -> Result<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.queries).acquire_owned().await;
+        permit.map_err(|error| Error::internal("the queue of local queries is closed").with_source(error))
+    }
+
+    fn begin(
+        &self,
+        here: HerePlan,
+        context: Arc<TaskContext>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<SendableRecordBatchStream> {
         let runtime = self.runtime.as_ref().ok_or_else(|| Error::internal("the coordinator stops"))?;
         let HerePlan { plan, stop, .. } = here;
         let schema = plan.schema();

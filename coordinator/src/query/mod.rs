@@ -11,7 +11,9 @@ mod assign;
 mod change_table;
 mod changes;
 mod create_table;
+mod cut;
 mod depth;
+mod distinct_from;
 mod equal_names;
 mod explain;
 #[cfg(test)]
@@ -24,6 +26,7 @@ mod memory;
 mod new_table;
 mod parameters;
 mod parse;
+mod pass_through;
 mod placement;
 mod planner;
 mod procedures;
@@ -34,7 +37,9 @@ mod rows;
 mod service;
 pub mod settings;
 mod show;
+mod source_insert;
 mod statement;
+mod struct_fields;
 #[cfg(test)]
 mod tests;
 mod time_travel;

@@ -14,6 +14,8 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_engine::error::from_datafusion;
 
+use super::struct_fields::{difference, misnamed};
+
 /// The parameters of a plan in their order, with their types where they can be inferred (else `Null`).
 ///
 /// Errors: `INVALID_QUERY` for numbers with a gap (`$1`, `$3`).
@@ -92,6 +94,10 @@ pub(super) fn bind(plan: LogicalPlan, row: Option<&RecordBatch>) -> Result<Logic
 
 /// The value that a row of `column` gives for the parameter `field`, in the type that the statement takes.
 pub(super) fn value_at(field: &Field, column: &ArrayRef, row: usize) -> Result<ScalarValue> {
+    if let Some((from, to)) = misnamed(column.data_type(), field.data_type()) {
+        let message = format!("parameter {}: {}", field.name(), difference(from, to));
+        return Err(Error::new(ErrorCode::InvalidArgument, message));
+    }
     let value = ScalarValue::try_from_array(column, row).map_err(|error| from_datafusion(&error))?;
     match field.data_type() {
         DataType::Null => Ok(value),

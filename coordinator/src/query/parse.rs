@@ -13,6 +13,7 @@ use super::alter_table::parse_alter_table;
 use super::changes::{parse_change, parse_truncate};
 use super::create_table::parse_create_table;
 use super::depth::check_depth;
+use super::distinct_from::{put_back, with_operators};
 use super::procedures::CallArgument;
 use super::settings;
 use super::statement::{Name, Statement};
@@ -81,9 +82,11 @@ pub(super) fn parse_tokens(tokens: &[TokenWithSpan], clauses: Clauses) -> Result
 
 /// Parses all tokens as one statement of DataFusion's dialect.
 pub(super) fn parse_ast(tokens: &[TokenWithSpan]) -> Result<AstStatement> {
+    let tokens = &with_operators(tokens);
     let mut parser = parser(tokens);
-    let statement = parser.parse_statement().map_err(|error| parse_error(tokens, &parser, error))?;
+    let mut statement = parser.parse_statement().map_err(|error| parse_error(tokens, &parser, error))?;
     expect_end(tokens, &mut parser)?;
+    put_back(&mut statement);
     Ok(statement)
 }
 
@@ -249,6 +252,12 @@ fn show(parser: &mut Parser<'_>) -> Parsed<Option<Statement>> {
             parser.expect_one_of_keywords(&[Keyword::FROM, Keyword::IN])?;
             Statement::ShowColumns { table: parse_name(parser)?, like: like(parser)? }
         }
+        "CUT" => Statement::ShowCut {
+            query: match parser.parse_keyword(Keyword::FOR) {
+                true => Some(parser.parse_literal_string()?),
+                false => None,
+            },
+        },
         "SESSION" | "ALL" => Statement::ShowSession { like: like(parser)? },
         _ if settings::nearest_name(&word.value).is_some() => {
             Statement::ShowSetting { name: word.value.to_lowercase() }
@@ -401,7 +410,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("grant", "GRANT", "who may read and write is set in the configuration (readers, writers)"),
     ("revoke", "REVOKE", "who may read and write is set in the configuration (readers, writers)"),
     ("analyze", "ANALYZE", "statistics come from the table's own metadata"),
-    ("vacuum", "VACUUM", "table maintenance is not offered yet"),
+    ("vacuum", "VACUUM", "see CALL <catalog>.system.optimize, expire_snapshots and remove_orphan_files"),
     ("load", "LOAD", "load files with `townlake load`"),
     ("install", "INSTALL", "there are no extensions"),
     ("attach", "ATTACH", "catalogs are set in the configuration"),

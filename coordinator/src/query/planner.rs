@@ -22,8 +22,9 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as DataFusionStatement;
 use datafusion::sql::sqlparser::ast::{Expr, Statement as AstStatement, Visit, Visitor};
 use townlake_common::{Error, ErrorCode, QueryContext, Result, nearest};
+use townlake_connectors::NothingPushed;
 use townlake_engine::error::from_datafusion;
-use townlake_engine::session::{base_config, state_builder};
+use townlake_engine::session::{base_config, physical_rules, state_builder};
 use townlake_lake::{LakeTable, TargetTable};
 
 use super::depth::check_relations;
@@ -31,8 +32,9 @@ use super::equal_names::{is_of_equal_names, with_names_apart};
 use super::insert_target::{InsertTarget, target_of_values};
 use super::memory::runtime_of_query;
 use super::parse::{name_of, normalize};
+use super::pass_through::calls;
 use super::relation::{VersionedTables, table_functions, versioned_names};
-use super::settings::Effective;
+use super::settings::{Effective, SourcePushdown};
 use super::views::Found;
 use crate::catalogs::{Catalogs, Current, TableName};
 
@@ -107,6 +109,14 @@ impl Planner<'_> {
     ) -> Result<Planned> {
         check_relations(statement)?;
         let mut versioned = self.versioned_tables(statement, &mut found.touched).await?;
+        for call in calls(statement)? {
+            found.touched.insert(call.catalog.clone());
+            let mut table = self.catalogs.query(self.context, &call.catalog, &call.sql).await?;
+            if self.settings.source_pushdown == SourcePushdown::None {
+                table = Arc::new(NothingPushed(table));
+            }
+            versioned.passed_through.add(call, provider_as_source(table));
+        }
         let list = self.tables(statement, found).await?;
         if let Some(target) = target {
             versioned.set_target(provider_as_source(target));
@@ -115,6 +125,7 @@ impl Planner<'_> {
             .with_session_id(self.session_id.clone())
             .with_catalog_list(list)
             .with_relation_planners(vec![Arc::new(versioned)])
+            .with_physical_optimizer_rules(physical_rules(self.settings.source_pushdown == SourcePushdown::All))
             .build();
         // now() and its kin are one moment for the whole query, and this is it
         state.mark_start_execution();
@@ -197,7 +208,11 @@ impl Planner<'_> {
         };
         let mut resolved = Vec::with_capacity(names.len());
         for name in names {
-            let table = self.relation(&name, found).await?;
+            let mut table = self.relation(&name, found).await?;
+            let is_source = || self.catalogs.sources().source(&name.catalog).is_some();
+            if self.settings.source_pushdown == SourcePushdown::None && is_source() {
+                table = Arc::new(NothingPushed(table));
+            }
             let is_target = target.as_ref() == Some(&name);
             resolved.push((name, if is_target { InsertTarget::wrap(table) } else { table }));
         }

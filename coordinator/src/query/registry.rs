@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
-use townlake_common::{Error, ErrorCode, Principal, QueryContext, QueryId, Result};
+use townlake_common::{Cut, Error, ErrorCode, Principal, QueryContext, QueryId, Result};
 use townlake_lake::{LoadedTable, PinnedSnapshot};
 use townlake_store::{QueryAudit, QueryOutcome, QueryState as AuditState, Store};
 
@@ -78,6 +78,8 @@ pub struct QueryInfo {
     pub stages: usize,
     /// What it holds on to in its sources (snapshots).
     pub pins: Vec<String>,
+    /// At which moments it reads its sources.
+    pub cut: Cut,
 }
 
 /// A query that has not ended.
@@ -145,6 +147,7 @@ impl Tracked {
             bytes: self.bytes.load(Ordering::Relaxed),
             stages: self.stages.load(Ordering::Relaxed),
             pins: self.context.pin_keys(),
+            cut: self.context.cut(),
         }
     }
 }
@@ -172,12 +175,19 @@ impl Registry {
     ///
     /// Errors: `STORE_UNAVAILABLE`: a query that cannot be audited does not run.
     pub async fn begin(self: &Arc<Self>, principal: &Principal, sql: &str) -> Result<Begun> {
-        self.begin_as(QueryId::generate(), principal, sql).await
+        self.begin_as(QueryId::generate(), principal, sql, None).await
     }
 
     /// As [`Registry::begin`], under an id that the client was told when the query was planned.
-    pub async fn begin_as(self: &Arc<Self>, id: QueryId, principal: &Principal, sql: &str) -> Result<Begun> {
-        let context = QueryContext::new(id, principal.clone());
+    /// Where `cut` is given the query reads what an earlier one read.
+    pub async fn begin_as(
+        self: &Arc<Self>,
+        id: QueryId,
+        principal: &Principal,
+        sql: &str,
+        cut: Option<Arc<Cut>>,
+    ) -> Result<Begun> {
+        let context = QueryContext::replaying(id, principal.clone(), cut);
         let created = Utc::now();
         let tracked = Arc::new(Tracked {
             context,

@@ -13,6 +13,7 @@ use townlake_lake::TableVersion;
 
 use super::changes::TARGET;
 use super::parse::name_of;
+use super::pass_through::PassedThrough;
 use super::statement::Name;
 use super::time_travel::from_ast;
 
@@ -21,6 +22,8 @@ use super::time_travel::from_ast;
 pub(super) struct VersionedTables {
     tables: Vec<(Name, TableVersion, Arc<dyn TableSource>)>,
     target: Option<Arc<dyn TableSource>>,
+    /// The queries in the language of a source.
+    pub(super) passed_through: PassedThrough,
 }
 
 impl VersionedTables {
@@ -47,6 +50,9 @@ impl fmt::Debug for VersionedTables {
 
 impl RelationPlanner for VersionedTables {
     fn plan_relation(&self, relation: TableFactor, _: &mut dyn RelationPlannerContext) -> DFResult<RelationPlanning> {
+        if let TableFactor::TableFunction { expr, alias } = &relation {
+            return self.passed_through.plan(expr, alias.clone());
+        }
         let TableFactor::Table { name, alias, version, sample, partitions, .. } = &relation else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };

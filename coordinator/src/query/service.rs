@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use datafusion::arrow::array::{Int64Array, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use tokio::time::{Instant, interval};
 use townlake_common::config::Config;
 use townlake_common::{Error, ErrorCode, Principal, QueryContext, QueryId, Result};
 use townlake_connectors::SourceConnections;
+use townlake_connectors::dynamic_filters::{RunPlan, with_dynamic_filters};
+use townlake_connectors::pushdown::PUSH_INTO_SOURCES;
 use townlake_engine::error::from_datafusion;
 use townlake_lake::LakeObjects;
 use townlake_store::Store;
@@ -145,8 +148,9 @@ impl QueryService {
             return Err(Error::new(ErrorCode::ResourceExhausted, message).with_hint("load data with bulk ingest"));
         }
         let statement = parse(sql)?;
-        let context = QueryContext::new(QueryId::generate(), session.principal.clone());
         let settings = self.settings(session);
+        let cut = settings.cut.as_ref().map(|(_, cut)| Arc::clone(cut));
+        let context = QueryContext::replaying(QueryId::generate(), session.principal.clone(), cut);
         let planner = self.planner(session, &context, &settings);
         let (schema, parameters) = self.describe(&planner, &statement).await?;
         Ok(Prepared { sql: sql.to_string(), schema, parameters, kind: statement.kind(), statement })
@@ -161,7 +165,10 @@ impl QueryService {
                 Ok((result_schema(&planned.state, &planned.plan), parameters_of(&planned.plan)?))
             }
             Statement::Insert { .. } => {
-                let plan = self.plan_insert(planner, statement).await?.0.plan;
+                let plan = match self.plan_source_insert(planner, statement).await? {
+                    Some((planned, _)) => planned.plan,
+                    None => self.plan_insert(planner, statement).await?.0.plan,
+                };
                 Ok((count_schema(), parameters_of(&plan)?))
             }
             Statement::Change(change) => {
@@ -192,9 +199,13 @@ impl QueryService {
         id: Option<QueryId>,
     ) -> Result<Running> {
         let id = id.unwrap_or_else(QueryId::generate);
-        let begun = self.registry.begin_as(id, &session.principal, &prepared.sql).await?;
-        let tracked = Arc::clone(begun.tracked()?);
         let settings = self.settings(session);
+        let cut = settings.cut.as_ref().map(|(_, cut)| Arc::clone(cut));
+        let begun = self.registry.begin_as(id, &session.principal, &prepared.sql, cut).await?;
+        let tracked = Arc::clone(begun.tracked()?);
+        if prepared.kind != StatementKind::Command && !prepared.statement.is_about_the_server() {
+            session.ran(&tracked.context.id);
+        }
         let limits = self.limits(&tracked, &settings);
         tracked.enter(QueryState::Planning);
         let run = Run { service: self, session, tracked: Arc::clone(&tracked), settings, parameters };
@@ -225,6 +236,11 @@ impl QueryService {
         Ok(())
     }
 
+    /// Whether the principal may see the queries of others.
+    pub(super) fn is_admin(&self, principal: &Principal) -> bool {
+        self.system.is_admin(principal)
+    }
+
     fn visible(&self, principal: &Principal, id: &QueryId) -> Option<Arc<Tracked>> {
         let own = |tracked: &Arc<Tracked>| {
             tracked.context.principal.name == principal.name || self.system.is_admin(principal)
@@ -238,7 +254,9 @@ impl QueryService {
     }
 
     pub(super) fn settings(&self, session: &Session) -> Effective {
-        Effective::new(&session.settings(), &self.config.limits, self.scheduler.slots())
+        let mut settings = Effective::new(&session.settings(), &self.config.limits, self.scheduler.slots());
+        settings.cut = session.cut();
+        settings
     }
 
     pub(super) fn limits(&self, tracked: &Tracked, settings: &Effective) -> Limits {
@@ -276,6 +294,7 @@ impl QueryService {
         state: SessionState,
         always_cluster: bool,
     ) -> Result<SendableRecordBatchStream> {
+        let plan = self.with_dynamic_filters(&tracked, plan, &state).await;
         match placement(&plan, always_cluster) {
             Placement::Memory | Placement::Local | Placement::Recursive => {
                 self.here.run(&tracked, HerePlan::new(plan, &tracked)?, state.task_ctx()).await
@@ -289,6 +308,24 @@ impl QueryService {
                 Ok(rows)
             }
         }
+    }
+
+    /// The plan whose scans of sources have the keys of their joins in them.
+    async fn with_dynamic_filters(
+        &self,
+        tracked: &Tracked,
+        plan: Arc<dyn ExecutionPlan>,
+        state: &SessionState,
+    ) -> Arc<dyn ExecutionPlan> {
+        if !pushes_into_sources(state) {
+            return plan;
+        }
+        let aside = Aside { here: &self.here, tracked, context: state.task_ctx() };
+        let (plan, count) = with_dynamic_filters(plan, &aside).await;
+        if count > 0 {
+            tracing::debug!(query = %tracked.context.id, count, "scans of sources have dynamic filters");
+        }
+        plan
     }
 
     /// Runs a plan on the executors. It waits for its turn and for executors before it runs; a query that is quick is never
@@ -318,9 +355,29 @@ impl QueryService {
     }
 }
 
+/// Runs small plans for a query that has not begun.
+struct Aside<'a> {
+    here: &'a Here,
+    tracked: &'a Tracked,
+    context: Arc<TaskContext>,
+}
+
+#[async_trait]
+impl RunPlan for Aside<'_> {
+    async fn run(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream> {
+        self.here.run_aside(HerePlan::new(plan, self.tracked)?, Arc::clone(&self.context)).await
+    }
+}
+
+/// Whether the session lets sources do more than filter.
+fn pushes_into_sources(state: &SessionState) -> bool {
+    state.physical_optimizers().iter().any(|rule| rule.name() == PUSH_INTO_SOURCES)
+}
+
 impl Run<'_> {
     /// Plans the statement, or does what a command says.
     async fn start(&self, statement: &Statement) -> Result<(SchemaRef, Source)> {
+        self.check_cut(statement)?;
         match statement {
             Statement::Query(ast) => {
                 let planned = self.planner().plan(ast).await?;

@@ -1,6 +1,7 @@
 //! The settings of a session: their names, what they may be, and what they do to a query.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ballista_core::config::BALLISTA_SHUFFLE_COMPRESSION_CODEC;
@@ -8,7 +9,7 @@ use ballista_core::extension::SessionConfigHelperExt;
 use bytesize::ByteSize;
 use datafusion::prelude::SessionConfig;
 use townlake_common::config::LimitsConfig;
-use townlake_common::{Error, ErrorCode, Result, nearest};
+use townlake_common::{Cut, Error, ErrorCode, Result, nearest};
 use townlake_engine::session::with_broadcast_limit;
 
 /// One setting, for `SHOW SESSION` and the documentation.
@@ -28,6 +29,8 @@ enum Kind {
     Size,
     Boolean,
     OneOf(&'static [&'static str]),
+    /// Not a text alone: `QueryService::set_setting` knows.
+    Cut,
 }
 
 /// The longest duration: beyond it is a slip of the hand.
@@ -44,6 +47,11 @@ pub const SETTINGS: &[Setting] = &[
         name: "broadcast_limit",
         description: "the side of a join that is sent whole to every task is estimated at this size at most, like `10MB`",
         kind: Kind::Size,
+    },
+    Setting {
+        name: "cut",
+        description: "queries read what an earlier one read: its id, or what the column cut of system.runtime.queries has",
+        kind: Kind::Cut,
     },
     Setting {
         name: "exchange_compression",
@@ -69,6 +77,11 @@ pub const SETTINGS: &[Setting] = &[
         name: "query_timeout",
         description: "the longest a query may run, like `30s` or `5m`, up to a year; `0s` is the server's own limit",
         kind: Kind::Duration,
+    },
+    Setting {
+        name: "source_pushdown",
+        description: "what sources do for us: `all`, only `filters` (with projection and limit), or `none`",
+        kind: Kind::OneOf(&["all", "filters", "none"]),
     },
     Setting {
         name: "target_partitions",
@@ -105,6 +118,7 @@ pub fn validate(name: &str, value: &str) -> Result<String> {
             "false" | "off" => Ok("false".to_string()),
             _ => refuse("true or false"),
         },
+        Kind::Cut => refuse("what a session can be given so"),
         Kind::OneOf(values) => match values.iter().find(|known| known.eq_ignore_ascii_case(value)) {
             Some(known) => Ok((*known).to_string()),
             None => refuse(&format!("one of {}", values.join(", "))),
@@ -130,6 +144,36 @@ pub(super) fn nearest_name(name: &str) -> Option<&'static str> {
     nearest(name, SETTINGS.iter().map(|setting| setting.name))
 }
 
+/// What sources do for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SourcePushdown {
+    /// All that is known to give the same rows there.
+    #[default]
+    All,
+    /// Filters, projection and limit.
+    Filters,
+    /// Projection.
+    None,
+}
+
+impl SourcePushdown {
+    fn named(name: Option<&str>) -> Self {
+        match name {
+            Some("filters") => Self::Filters,
+            Some("none") => Self::None,
+            _ => Self::All,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Filters => "filters",
+            Self::None => "none",
+        }
+    }
+}
+
 /// What a session's settings and the configuration's limits come to for one query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effective {
@@ -139,6 +183,10 @@ pub struct Effective {
     pub target_partitions: usize,
     /// Every scan goes to executors, however small.
     pub always_cluster: bool,
+    /// What sources do for us.
+    pub source_pushdown: SourcePushdown,
+    /// The cut of an earlier query that is read again, and how it was named.
+    pub cut: Option<(String, Arc<Cut>)>,
     batch_size: Option<usize>,
     broadcast_limit: Option<ByteSize>,
     prefer_hash_join: Option<bool>,
@@ -160,6 +208,8 @@ impl Effective {
             timeout: timeout(settings.get("query_timeout").map(String::as_str), limits.query_timeout),
             target_partitions: number("target_partitions").unwrap_or(default_partitions),
             always_cluster: settings.get("execution").is_some_and(|value| value == "cluster"),
+            source_pushdown: SourcePushdown::named(settings.get("source_pushdown").map(String::as_str)),
+            cut: None,
             batch_size: number("batch_size"),
             broadcast_limit: settings.get("broadcast_limit").and_then(|value| value.parse().ok()),
             prefer_hash_join: flag("prefer_hash_join"),
@@ -194,12 +244,14 @@ impl Effective {
             "broadcast_limit" => {
                 exact(ByteSize(config.options().optimizer.hash_join_single_partition_threshold as u64))
             }
+            "cut" => self.cut.as_ref().map(|(name, _)| name.clone()).unwrap_or_default(),
             "batch_size" => config.batch_size().to_string(),
             "exchange_compression" => exchange_compression(config),
             "execution" => if self.always_cluster { "cluster" } else { "auto" }.to_string(),
             "parquet_pushdown_filters" => config.options().execution.parquet.pushdown_filters.to_string(),
             "prefer_hash_join" => config.options().optimizer.prefer_hash_join.to_string(),
             "query_timeout" => humantime::format_duration(self.timeout.unwrap_or_default()).to_string(),
+            "source_pushdown" => self.source_pushdown.name().to_string(),
             "target_partitions" => self.target_partitions.to_string(),
             _ => String::new(),
         }

@@ -10,6 +10,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_connectors::{SourceTable, column_comment};
 
+use super::cut::CUT;
 use super::service::{Run, command_batch};
 use super::settings::{self, SETTINGS};
 use super::statement::{Name, Statement};
@@ -25,6 +26,7 @@ pub(super) fn schema_of(statement: &Statement) -> Option<SchemaRef> {
         Statement::ShowCreateView { .. } => &["create_view"],
         Statement::ShowColumns { .. } => &["column", "type", "nullable", "comment"],
         Statement::ShowSession { .. } | Statement::ShowSetting { .. } => &["name", "value", "description"],
+        Statement::ShowCut { .. } => &["query", "source", "kind", "at", "promise"],
         Statement::Call { name, .. } => return super::procedures::schema_of(name),
         _ => return None,
     };
@@ -66,10 +68,10 @@ impl Run<'_> {
             }
             Statement::ShowSession { like } => batch(statement, self.session_settings(SETTINGS), like.as_deref()),
             Statement::ShowSetting { name } => batch(statement, self.session_settings([settings::find(name)?]), None),
+            Statement::ShowCut { query } => batch(statement, self.show_cut(query.as_deref())?, None),
             Statement::Use(name) => self.use_schema(name).await,
             Statement::SetSession { name, value } => {
-                let value = settings::validate(name, value)?;
-                self.session.set(name, &value)?;
+                let value = self.service.set_setting(self.session, name, value)?;
                 command_batch(format!("SET {name} = {value}"))
             }
             Statement::ResetSession { name } => self.reset(name.as_deref()),
@@ -173,6 +175,7 @@ impl Run<'_> {
             for name in self.session.settings().keys() {
                 self.session.reset(name);
             }
+            self.session.reset(CUT);
             return command_batch("RESET ALL");
         };
         settings::find(name)?;

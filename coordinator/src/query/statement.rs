@@ -82,6 +82,11 @@ pub enum Statement {
         /// The pattern of LIKE.
         like: Option<String>,
     },
+    /// `SHOW CUT [FOR 'query id']`.
+    ShowCut {
+        /// The query; by default the session's last.
+        query: Option<String>,
+    },
     /// `SHOW setting`.
     ShowSetting {
         /// The setting.
@@ -280,6 +285,11 @@ pub enum StatementKind {
 }
 
 impl Statement {
+    /// Whether it asks about the server or the session, and not for data.
+    pub fn is_about_the_server(&self) -> bool {
+        !matches!(self, Self::Query(_) | Self::Insert { .. } | Self::Change(_) | Self::CreateTable(_))
+    }
+
     /// How a client sees it.
     pub fn kind(&self) -> StatementKind {
         match self {

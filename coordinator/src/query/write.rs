@@ -27,6 +27,7 @@ use super::registry::{QueryState, Tracked};
 use super::rows::{Source, one_batch};
 use super::service::{QueryService, Run, command_batch, count_batch};
 use super::statement::{CreateTableStatement, Statement};
+use super::struct_fields::check_assigned;
 use crate::catalogs::TableName;
 
 /// A write that is planned: where its rows come from and where they go.
@@ -89,20 +90,29 @@ impl QueryService {
 impl Run<'_> {
     /// `INSERT`: planned now, run when its row count is asked for. Several rows of parameters are one write of all of them.
     pub(super) async fn insert(&self, statement: &Statement) -> Result<Source> {
+        if let Some((planned, target)) = self.service.plan_source_insert(&self.planner(), statement).await? {
+            return self.insert_into_source(planned, target).await;
+        }
         let (planned, catalog, table) = self.service.plan_insert(&self.planner(), statement).await?;
         let Planned { plan, state, mut catalogs } = planned;
         if !catalogs.contains(&table.catalog) {
             catalogs.push(table.catalog.clone());
         }
         self.tracked.set_catalogs(catalogs);
-        let plan = match &self.parameters {
-            Some(rows) if rows.num_rows() > 1 => bind_rows(plan, rows)?,
-            one => bind(plan, one.as_ref())?,
-        };
+        let plan = self.bound(plan)?;
+        check_assigned(&plan, 0, &table, &state)?;
         let input = state.create_physical_plan(&plan).await.map_err(|error| from_datafusion(&error))?;
         let always_cluster = self.settings.always_cluster;
         let overwrite = matches!(statement, Statement::Insert { overwrite: true, .. });
         Ok(self.run_write(Write { catalog, table, input, state, new_table: None, overwrite, always_cluster }))
+    }
+
+    /// The plan of an INSERT with its parameters: several rows of them are one write of all.
+    pub(super) fn bound(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        match &self.parameters {
+            Some(rows) if rows.num_rows() > 1 => bind_rows(plan, rows),
+            one => bind(plan, one.as_ref()),
+        }
     }
 
     /// `CREATE TABLE AS`: the table is made now, filled when the row count is asked for, dropped again when that fails.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use townlake_common::{Error, ErrorCode, Principal, Result};
+use townlake_common::{Cut, Error, ErrorCode, Principal, QueryId, Result};
 
 use store::Shelf;
 pub use store::{SessionLimits, SessionStore};
@@ -39,6 +39,9 @@ struct State {
     catalog: Option<String>,
     schema: Option<String>,
     settings: BTreeMap<String, String>,
+    /// The cut that is read, and how the client named it.
+    cut: Option<(String, Arc<Cut>)>,
+    last_query: Option<QueryId>,
 }
 
 impl Session {
@@ -109,9 +112,36 @@ impl Session {
         Ok(())
     }
 
+    /// The cut that the session reads, and how the client named it.
+    pub fn cut(&self) -> Option<(String, Arc<Cut>)> {
+        self.state.lock().cut.clone()
+    }
+
+    /// The session reads this cut from now on.
+    pub fn set_cut(&self, name: &str, cut: Arc<Cut>) {
+        self.state.lock().cut = Some((name.to_string(), cut));
+        self.keep();
+    }
+
+    /// The last statement that read or wrote data.
+    pub fn last_query(&self) -> Option<QueryId> {
+        self.state.lock().last_query.clone()
+    }
+
+    /// Says that a statement ran. (A session that has nothing else to remember does not outlive its call for that.)
+    pub fn ran(&self, query: &QueryId) {
+        self.state.lock().last_query = Some(query.clone());
+    }
+
     /// Takes one setting back to its default.
     pub fn reset(&self, name: &str) {
-        self.state.lock().settings.remove(name);
+        {
+            let state = &mut *self.state.lock();
+            state.settings.remove(name);
+            if name == "cut" {
+                state.cut = None;
+            }
+        }
         self.keep();
     }
 

@@ -89,6 +89,7 @@ fn nodes(nodes: &[Node]) -> Result<RecordBatch> {
 
 fn queries(queries: &[QueryInfo]) -> Result<RecordBatch> {
     let pins: Vec<_> = queries.iter().map(|query| query.pins.join(", ")).collect();
+    let cuts: Vec<_> = queries.iter().map(|query| (!query.cut.is_empty()).then(|| query.cut.to_text())).collect();
     build(vec![
         ("id", text(queries.iter().map(|query| Some(query.id.as_str())))),
         ("user", text(queries.iter().map(|query| Some(query.user.as_str())))),
@@ -102,6 +103,7 @@ fn queries(queries: &[QueryInfo]) -> Result<RecordBatch> {
         ("bytes", Arc::new(queries.iter().map(|query| Some(query.bytes)).collect::<UInt64Array>())),
         ("stages", Arc::new(queries.iter().map(|query| u32::try_from(query.stages).ok()).collect::<UInt32Array>())),
         ("pins", text(pins.iter().map(|pins| Some(pins.as_str())))),
+        ("cut", text(cuts.iter().map(Option::as_deref))),
     ])
 }
 

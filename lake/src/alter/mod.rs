@@ -200,7 +200,10 @@ impl Plan {
             }
             match change {
                 TableChange::Comment(comment) => plan.comment(comment.as_deref(), metadata),
-                TableChange::SetProperties(properties) => plan.set_properties(properties, table)?,
+                TableChange::SetProperties(properties) => {
+                    crate::properties::check(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
+                    plan.set_properties(properties, table)?;
+                }
                 TableChange::UnsetProperties { keys, if_exists } => {
                     plan.unset_properties(keys, *if_exists, metadata, table)?;
                 }

@@ -6,6 +6,7 @@ use townlake_common::{Error, ErrorCode, Result, nearest};
 
 use super::{DropPartitionField, LAST_ADDED, Plan};
 use crate::PartitionField;
+use crate::format::is_avro_name;
 use crate::lake_catalog::{parse_transform, partition_field_name};
 
 impl Plan {
@@ -18,6 +19,11 @@ impl Plan {
     ) -> Result<()> {
         let (source_id, transform) = made_of(field, metadata.current_schema(), table)?;
         let name = name.map_or_else(|| partition_field_name(&field.column, transform), str::to_string);
+        if !is_avro_name(&name) {
+            let message = format!("a partition field of table {table} cannot be called {name}");
+            let hint = "manifests take letters, digits and _, a digit not in front";
+            return Err(Error::new(ErrorCode::InvalidQuery, message).with_hint(hint));
+        }
         let spec = metadata.default_partition_spec();
         let twice = spec.fields().iter().find(|field| {
             field.name.eq_ignore_ascii_case(&name) || (field.source_id, field.transform) == (source_id, transform)

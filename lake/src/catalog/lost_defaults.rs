@@ -5,11 +5,13 @@ use iceberg::spec::{Schema, TableMetadata};
 use serde_json::Value;
 use townlake_common::{Error, ErrorCode, Result};
 
-pub(super) const KEY: &str = "initial-default";
+use super::metadata_file::has_text;
+
+const KEY: &str = "initial-default";
 
 /// Whether the JSON text of metadata may have defaults at all.
 pub(super) fn may_be_in(json: &[u8]) -> bool {
-    json.windows(KEY.len()).any(|part| part == KEY.as_bytes())
+    has_text(json, KEY)
 }
 
 /// Errors: `FORMAT_NOT_SUPPORTED` naming the column whose default is in `json` and not in `metadata`.

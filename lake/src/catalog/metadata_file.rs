@@ -12,10 +12,11 @@ use iceberg::MetadataLocation;
 use iceberg::io::FileIO;
 use iceberg::spec::TableMetadata;
 use moka::sync::Cache;
+use serde::Deserialize;
 use serde_json::Value;
 use townlake_common::{Error, ErrorCode, Result};
 
-use super::lost_defaults;
+use super::{lost_defaults, older_metadata};
 use crate::ObjectAccess;
 
 const CACHE_BYTES: u64 = 64 << 20;
@@ -76,11 +77,32 @@ pub(crate) fn parse(bytes: &[u8], what: &str) -> Result<TableMetadata> {
 
 fn parse_json(json: &[u8], what: &str) -> Result<TableMetadata> {
     let value = || serde_json::from_slice::<Value>(json).unwrap_or(Value::Null);
-    let metadata = serde_json::from_slice(json).map_err(|error| unreadable(&value(), what).with_source(error))?;
-    if lost_defaults::may_be_in(json) {
-        lost_defaults::check(&metadata, &value(), what)?;
+    match serde_json::from_slice(json) {
+        Ok(metadata) if !older_metadata::is_misread(&metadata, json) => {
+            if lost_defaults::may_be_in(json) {
+                lost_defaults::check(&metadata, &value(), what)?;
+            }
+            Ok(metadata)
+        }
+        _ => of_value(value(), what),
     }
-    Ok(metadata)
+}
+
+/// Whether a text, a key for one, stands anywhere in JSON.
+pub(super) fn has_text(json: &[u8], text: &str) -> bool {
+    json.windows(text.len()).any(|part| part == text.as_bytes())
+}
+
+/// The metadata that a REST server sends, or that lacks something.
+///
+/// Errors: `FORMAT_NOT_SUPPORTED` naming what is too new, `DATA_CORRUPT`.
+pub(super) fn of_value(metadata: Value, what: &str) -> Result<TableMetadata> {
+    let metadata = older_metadata::completed(metadata);
+    // By reference: on failure the value tells what is too new.
+    match TableMetadata::deserialize(&metadata) {
+        Ok(parsed) => lost_defaults::check(&parsed, &metadata, what).map(|()| parsed),
+        Err(error) => Err(unreadable(&metadata, what).with_source(error)),
+    }
 }
 
 /// Whether a metadata file is packed by gzip. Java packs those of views unless told otherwise.
@@ -112,6 +134,10 @@ pub(crate) fn unreadable(metadata: &Value, what: &str) -> Error {
     };
     match metadata.get("format-version").and_then(Value::as_u64) {
         Some(version) if version > 3 => return refused(format!("format version {version}")),
+        Some(1) if older_metadata::has_manifests_in_snapshots(metadata) => {
+            return refused("snapshots without manifest lists, which name their manifests themselves".to_string())
+                .with_hint("write to it and expire those snapshots with the engine that made them");
+        }
         _ => {}
     }
     match metadata.get("schemas").and_then(unknown_type) {

@@ -5,8 +5,12 @@
 
 mod lost_defaults;
 pub(crate) mod metadata_file;
+pub(crate) mod older_metadata;
 pub(crate) mod rest;
 pub(crate) mod rest_client;
+mod rest_login;
+#[cfg(test)]
+mod rest_rule_tests;
 #[cfg(test)]
 mod rest_tests;
 #[cfg(test)]

@@ -12,8 +12,7 @@ use serde_json::{Map, Value, json};
 use townlake_common::config::IcebergCatalog;
 use townlake_common::{Error, ErrorCode, Result};
 
-use super::lost_defaults;
-use super::metadata_file::unreadable;
+use super::metadata_file;
 use super::rest_client::RestClient;
 use super::rest_views::is_without_views;
 use super::views::ViewCatalog;
@@ -83,14 +82,8 @@ impl RestCatalog {
         let metadata = body.get_mut("metadata").map(Value::take).unwrap_or(Value::Null);
         let metadata_location = body.get("metadata-location").and_then(Value::as_str).unwrap_or_default().to_string();
         let what = format!("{}.{name}", self.name);
-        // By reference: on failure the value tells what is too new.
-        match <TableMetadata as serde::Deserialize>::deserialize(&metadata) {
-            Ok(parsed) => {
-                lost_defaults::check(&parsed, &metadata, &what)?;
-                Ok(TableHead { metadata: Arc::new(parsed), metadata_location })
-            }
-            Err(error) => Err(unreadable(&metadata, &what).with_source(error)),
-        }
+        let metadata = metadata_file::of_value(metadata, &what)?;
+        Ok(TableHead { metadata: Arc::new(metadata), metadata_location })
     }
 
     fn table_path<'a>(namespace: &'a str, name: &'a TableName) -> [&'a str; 4] {
@@ -262,7 +255,8 @@ impl Catalog for RestCatalog {
                 let message = format!("table {}.{name} was changed by another writer", self.name);
                 CommitOutcome::Conflict(Error::new(ErrorCode::CommitConflict, message).with_source(error()))
             }
-            400 | 401 | 403 | 405 | 406 | 419 | 422 => CommitOutcome::Rejected(error()),
+            // 429: refused before it was looked at.
+            400 | 401 | 403 | 405 | 406 | 419 | 422 | 429 => CommitOutcome::Rejected(error()),
             _ => CommitOutcome::Unknown(error()),
         }
     }

@@ -1,25 +1,30 @@
-//! HTTP to an Iceberg REST catalog: configuration, prefix, credentials, and typed errors.
+//! HTTP to an Iceberg REST catalog: configuration, prefix, retries, and typed errors.
 
 use std::time::{Duration, Instant};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, StatusCode};
-use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Mutex;
 use townlake_common::config::IcebergCatalog;
 use townlake_common::{Error, ErrorCode, Result, Secret};
 use url::Url;
 
+use super::rest_login::{Login, Token};
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// A token is renewed this long before it expires.
-const TOKEN_MARGIN: Duration = Duration::from_secs(60);
-const DEFAULT_TOKEN_LIFE: Duration = Duration::from_secs(3600);
-/// What a segment of a path has as it is.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+/// How often a call is made again that had no effect, and how long to wait before the first time.
+const RETRIES: u32 = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Whoever says to come back later than that is not waited for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A call without an answer is not made again where that took longer: a statement waits for it.
+const QUICK: Duration = Duration::from_secs(5);
 /// Longest text of the server's that goes into a message of ours.
 const SERVER_TEXT_LIMIT: usize = 300;
+/// What a segment of a path has as it is.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// A client of one REST catalog.
 pub(crate) struct RestClient {
@@ -30,32 +35,16 @@ pub(crate) struct RestClient {
     /// Path segments between `v1` and the resource.
     prefix: Vec<String>,
     login: Login,
-    token: Mutex<Option<Token>>,
     /// Whether the server is asked to vend access to the stores of tables.
     delegated: bool,
 }
 
-enum Login {
-    None,
-    Bearer(Secret),
-    ClientCredentials { id: String, secret: Secret, scope: String },
-}
-
-struct Token {
-    text: Secret,
-    renew_at: Instant,
-}
-
-/// An answer of the server: any status but 401 after a fresh token.
+/// An answer of the server: any status, but 401 only after a fresh token.
 pub(crate) struct Answer {
     pub status: StatusCode,
     pub body: Value,
-}
-
-#[derive(Deserialize)]
-struct TokenAnswer {
-    access_token: String,
-    expires_in: Option<u64>,
+    /// When the server wants to be asked again.
+    retry_after: Option<Duration>,
 }
 
 impl RestClient {
@@ -73,7 +62,6 @@ impl RestClient {
             server: server_url(catalog, config.uri.expose())?,
             prefix: Vec::new(),
             login: Login::from_config(catalog, config)?,
-            token: Mutex::default(),
             delegated: false,
         };
         let mut query = Vec::new();
@@ -101,6 +89,9 @@ impl RestClient {
 
     /// One call of a resource under `/v1/<prefix>`. Path segments are encoded here.
     ///
+    /// A call that had no effect is made again a few times: one that is refused for now (429), and one that only reads and
+    /// has no answer or that of a server which is busy or away (502, 503, 504).
+    ///
     /// Errors: `SOURCE_UNAVAILABLE` where no answer came (the call may have had its effect), `SOURCE_DENIED`.
     pub async fn call(
         &self,
@@ -109,24 +100,45 @@ impl RestClient {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<Answer> {
-        let mut fresh = false;
-        loop {
-            let mut request = self.http.request(method.clone(), self.url(path)).query(query);
+        let url = self.url(path);
+        let request = || {
+            let mut request = self.http.request(method.clone(), url.clone()).query(query);
             if self.delegated {
                 request = request.header("X-Iceberg-Access-Delegation", "vended-credentials");
             }
-            if let Some(body) = body {
-                request = request.json(body);
+            match body {
+                Some(body) => request.json(body),
+                None => request,
             }
-            if let Some(token) = self.bearer(fresh).await? {
-                request = request.bearer_auth(token.expose());
-            }
-            let answer = self.send(request).await?;
-            let expired = matches!(answer.status.as_u16(), 401 | 419);
-            if !expired || fresh || !matches!(self.login, Login::ClientCredentials { .. }) {
-                return Ok(answer);
-            }
-            fresh = true; // a refused call had no effect: once more with a new token
+        };
+        let mut attempt = 0;
+        loop {
+            let began = Instant::now();
+            let answer = self.authorized(&request).await;
+            let pause = match &answer {
+                Ok(answer) => answer.pause(&method, attempt),
+                Err(error) if error.is_retryable() && method == Method::GET && began.elapsed() < QUICK => {
+                    Some(pause(attempt))
+                }
+                Err(_) => None,
+            };
+            let Some(pause) = pause.filter(|_| attempt < RETRIES) else { return answer };
+            tracing::debug!(catalog = %self.catalog, %method, attempt, ?pause, "a call of the REST server is made again");
+            tokio::time::sleep(pause).await;
+            attempt += 1;
+        }
+    }
+
+    /// One request as whoever we are; once more with a fresh token where ours has expired, for a refused call had no effect.
+    async fn authorized(&self, request: &(dyn Fn() -> RequestBuilder + Sync)) -> Result<Answer> {
+        let Some(token) = self.bearer(None).await? else { return self.send(request()).await };
+        let answer = self.send(request().bearer_auth(token.expose())).await?;
+        if !matches!(answer.status.as_u16(), 401 | 419) || !self.login.can_renew() {
+            return Ok(answer);
+        }
+        match self.bearer(Some(&token)).await? {
+            Some(token) => self.send(request().bearer_auth(token.expose())).await,
+            None => Ok(answer),
         }
     }
 
@@ -152,66 +164,47 @@ impl RestClient {
             Error::new(ErrorCode::SourceUnavailable, message).with_source(error.without_url()).retryable()
         };
         let response = request.send().await.map_err(unreachable)?;
-        let status = response.status();
+        let (status, retry_after) = (response.status(), retry_after(response.headers()));
         let bytes = response.bytes().await.map_err(unreachable)?;
-        Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
+        Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null), retry_after })
     }
 
-    async fn bearer(&self, fresh: bool) -> Result<Option<Secret>> {
-        let (id, secret, scope) = match &self.login {
+    /// The token to call with, another one than `refused`.
+    async fn bearer(&self, refused: Option<&Secret>) -> Result<Option<Secret>> {
+        let credentials = match &self.login {
             Login::None => return Ok(None),
             Login::Bearer(token) => return Ok(Some(token.clone())),
-            Login::ClientCredentials { id, secret, scope } => (id, secret, scope),
+            Login::ClientCredentials(credentials) => credentials,
         };
-        let mut token = self.token.lock().await;
-        if let Some(token) = token.as_ref().filter(|token| !fresh && Instant::now() < token.renew_at) {
+        let mut held = credentials.held.lock().await;
+        if let Some(token) = held.as_ref().filter(|token| token.is_good(refused)) {
             return Ok(Some(token.text.clone()));
         }
-        let form = [
-            ("grant_type", "client_credentials"),
-            ("client_id", id),
-            ("client_secret", secret.expose()),
-            ("scope", scope),
-        ];
-        let mut url = self.server.clone();
-        url.path_segments_mut()
+        let mut own = self.server.clone();
+        own.path_segments_mut()
             .map_err(|()| invalid_uri(&self.catalog))?
             .pop_if_empty()
             .extend(["v1", "oauth", "tokens"]);
-        let answer = self.send(self.http.post(url).form(&form)).await?;
-        let denied = || {
-            let message = format!("the REST server of catalog {} gives no token for our credentials", self.catalog);
-            Error::new(ErrorCode::SourceDenied, message).with_hint("check `credential` and `scope` of the catalog")
-        };
-        match answer.status.as_u16() {
-            200..=299 => {}
-            429 | 500..=599 => return Err(answer.error(&self.catalog)), // busy or down: nothing is said of our credentials
-            _ => return Err(denied()),
-        }
-        let answer: TokenAnswer = serde_json::from_value(answer.body).map_err(|e| denied().with_source(e))?;
-        let life = answer.expires_in.map_or(DEFAULT_TOKEN_LIFE, Duration::from_secs);
-        let text = Secret::new(answer.access_token);
-        *token = Some(Token { text: text.clone(), renew_at: Instant::now() + life.saturating_sub(TOKEN_MARGIN) });
+        let answer = self.send(self.http.post(credentials.server(own)).form(&credentials.form())).await?;
+        let token = Token::of_answer(&self.catalog, answer)?;
+        let text = token.text.clone();
+        *held = Some(token);
         Ok(Some(text))
     }
 }
 
-impl Login {
-    fn from_config(catalog: &str, config: &IcebergCatalog) -> Result<Self> {
-        if let Some(token) = &config.token {
-            return Ok(Self::Bearer(token.clone()));
-        }
-        let Some(credential) = &config.credential else { return Ok(Self::None) };
-        let scope = config.scope.clone().unwrap_or_else(|| "catalog".to_string());
-        let Some((id, secret)) = credential.expose().split_once(':') else {
-            let message = format!("catalogs.{catalog}: `credential` must be `id:secret`");
-            return Err(Error::new(ErrorCode::ConfigInvalid, message));
-        };
-        Ok(Self::ClientCredentials { id: id.to_string(), secret: Secret::new(secret), scope })
-    }
-}
-
 impl Answer {
+    /// How long to wait before the call is made again; `None`: this is the answer.
+    fn pause(&self, method: &Method, attempt: u32) -> Option<Duration> {
+        let had_no_effect = match self.status.as_u16() {
+            429 => true,
+            502..=504 => method == Method::GET,
+            _ => false,
+        };
+        let wanted = self.retry_after.map_or_else(|| pause(attempt), |after| after + pause(0) / 2);
+        Some(wanted).filter(|wanted| had_no_effect && *wanted <= LONGEST_PAUSE)
+    }
+
     /// The body of a success, else the typed error.
     pub fn success(self, catalog: &str) -> Result<Value> {
         if self.status.is_success() { Ok(self.body) } else { Err(self.error(catalog)) }
@@ -237,9 +230,23 @@ impl Answer {
     }
 }
 
+/// Longer each time, and not the same for all who wait.
+fn pause(attempt: u32) -> Duration {
+    (FIRST_PAUSE * 2_u32.saturating_pow(attempt)).mul_f64(rand::random_range(0.5..1.5))
+}
+
+/// The seconds of the header; as a date it is not waited for.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
 fn server_url(catalog: &str, uri: &str) -> Result<Url> {
-    let url = Url::parse(uri).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-    url.ok_or_else(|| invalid_uri(catalog))
+    http_url(uri).ok_or_else(|| invalid_uri(catalog))
+}
+
+/// The URL, if it is one of HTTP.
+pub(super) fn http_url(uri: &str) -> Option<Url> {
+    Url::parse(uri).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
 }
 
 fn invalid_uri(catalog: &str) -> Error {

@@ -245,9 +245,10 @@ async fn a_conflict_with_ourselves_is_a_commit() {
 async fn a_busy_server_is_not_taken_for_a_refusal() {
     let lake = Lake::empty().await;
     let (server, rest) = start(&lake, 0, 0).await;
-    server.busy.store(1, Ordering::SeqCst); // the token has expired by now
+    server.busy.store(100, Ordering::SeqCst); // the token has expired by now
     let error = rest.list_schemas().await.unwrap_err();
     assert_eq!((error.code(), error.is_retryable()), (ErrorCode::SourceUnavailable, true), "{error}");
+    server.busy.store(1, Ordering::SeqCst);
     assert_eq!(rest.list_schemas().await.unwrap(), ["deep", "deep.er", "s"]);
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    FormatVersion, ManifestFile, ManifestListWriter, ManifestWriterBuilder, Operation, PartitionSpecRef, Snapshot,
-    SnapshotSummaryCollector, Summary, TableMetadata,
+    DataFile, FormatVersion, ManifestFile, ManifestListWriter, ManifestWriterBuilder, Operation, PartitionField,
+    PartitionSpec, PartitionSpecRef, PrimitiveType, Schema, Snapshot, SnapshotSummaryCollector, Summary, TableMetadata,
+    Transform,
 };
 use townlake_common::{Error, ErrorCode, QueryId, Result};
 use uuid::Uuid;
@@ -22,6 +23,7 @@ use crate::{LoadedTable, ObjectAccess, WrittenFile};
 /// The key in a snapshot's summary that makes a commit recognisable: one query commits once.
 pub(super) const QUERY_ID: &str = "town.query-id";
 
+const CHANGED_PARTITIONS: &str = "changed-partition-count";
 const PARTITION_SUMMARY_LIMIT: &str = "write.summary.partition-limit";
 /// Totals, with what is added and removed to reach them.
 const TOTALS: [(&str, &str, &str); 6] = [
@@ -159,14 +161,27 @@ impl<'a> Draft<'a> {
         let mut collector = SnapshotSummaryCollector::default();
         let limit = base.properties().get(PARTITION_SUMMARY_LIMIT).and_then(|limit| limit.parse().ok());
         collector.set_partition_summary_limit(limit.unwrap_or(0));
+        let schema = base.current_schema();
+        let mut unnamed = HashSet::new();
+        let mut spec_for = |file: &DataFile, spec_id: i32| {
+            let spec = spec_of(base, spec_id)?;
+            if is_named(&spec, schema) {
+                return Ok(spec);
+            }
+            unnamed.insert((spec_id, file.partition().clone()));
+            Ok::<_, Error>(Arc::new(PartitionSpec::unpartition_spec()))
+        };
         for file in self.files {
-            let spec = spec_of(base, file.spec_id)?;
-            collector.add_file(&file.data_file, Arc::clone(base.current_schema()), spec);
+            collector.add_file(&file.data_file, Arc::clone(schema), spec_for(&file.data_file, file.spec_id)?);
         }
         for (file, spec_id) in &kept.removed {
-            collector.remove_file(file, Arc::clone(base.current_schema()), spec_of(base, *spec_id)?);
+            collector.remove_file(file, Arc::clone(schema), spec_for(file, *spec_id)?);
         }
         let mut properties = collector.build();
+        if !unnamed.is_empty() {
+            let named = properties.get(CHANGED_PARTITIONS).and_then(|count| count.parse::<usize>().ok()).unwrap_or(0);
+            properties.insert(CHANGED_PARTITIONS.to_string(), (named + unnamed.len()).to_string());
+        }
         properties.insert(QUERY_ID.to_string(), self.query.to_string());
         properties.insert("engine-name".to_string(), "townlake".to_string());
         let previous = table.snapshot.as_ref().map(|snapshot| &snapshot.summary().additional_properties);
@@ -178,6 +193,16 @@ impl<'a> Draft<'a> {
     pub fn manifests(&self) -> impl Iterator<Item = &str> {
         self.manifests.iter().map(|manifest| manifest.manifest_path.as_str())
     }
+}
+
+/// Whether the crate `iceberg` can name each partition: of an instant with a fraction before 1970 it panics.
+fn is_named(spec: &PartitionSpec, schema: &Schema) -> bool {
+    let is_instant = |field: &PartitionField| {
+        let source = schema.field_by_id(field.source_id).and_then(|source| source.field_type.as_primitive_type());
+        let instants = [Some(&PrimitiveType::Timestamptz), Some(&PrimitiveType::TimestamptzNs)];
+        field.transform == Transform::Identity && instants.contains(&source)
+    };
+    !spec.fields().iter().any(is_instant)
 }
 
 fn spec_of(base: &TableMetadata, id: i32) -> Result<PartitionSpecRef> {

@@ -15,10 +15,13 @@ use std::collections::{HashMap, HashSet};
 use iceberg::spec::{DEFAULT_SCHEMA_NAME_MAPPING, Schema, StructType, Type};
 use serde_json::{Value, json};
 use townlake_common::{Error, ErrorCode, QueryId, Result};
+use uuid::Uuid;
 
 use self::columns::{check_columns, columns_of};
 use self::folder::Folder;
 use self::records::records;
+use crate::location::one_spelling;
+use crate::maintenance::table_around;
 use crate::plan::plan_files;
 use crate::{CreateTable, LakeCatalog, LoadedTable, PartitionField, commit};
 
@@ -39,6 +42,7 @@ impl LakeCatalog {
     /// `DATA_CORRUPT` naming the file and the column. Then there is no table.
     pub async fn migrate(&self, schema: &str, table: &str, location: &str, query: &QueryId) -> Result<Imported> {
         let folder = Folder::read(self.objects(), location).await?;
+        self.refuse_folder_of_another(location, None).await?;
         let columns = columns_of(&folder)?;
         let partition = folder.partition_columns()?.into_iter();
         let partition = partition.map(|column| PartitionField { column, transform: "identity".to_string() });
@@ -68,14 +72,23 @@ impl LakeCatalog {
     /// Errors: `FILE_NOT_FOUND` for a folder without Parquet files; `ALREADY_EXISTS` for a file that the table has;
     /// `NOT_SUPPORTED`, `INVALID_ARGUMENT`, `DATA_CORRUPT` naming the file and the column. Then nothing is changed.
     pub async fn add_files(&self, table: &LoadedTable, location: &str, query: &QueryId) -> Result<Imported> {
-        let folder = Folder::read(self.objects(), location).await?;
+        let folder = Folder::read(&table.objects, location).await?;
+        self.refuse_folder_of_another(location, Some(table.metadata.uuid())).await?;
         let there = plan_files(table, &[]).await?.files;
-        let there: HashSet<&str> = there.iter().map(|file| file.path.as_str()).collect();
-        if let Some(twice) = folder.files.iter().find(|file| there.contains(file.uri.as_str())) {
+        let there: HashSet<_> = there.iter().map(|file| one_spelling(&file.path)).collect();
+        if let Some(twice) = folder.files.iter().find(|file| there.contains(&one_spelling(&file.uri))) {
             let message = format!("table {} has the file {} already", table.full_name(), twice.uri);
             return Err(Error::new(ErrorCode::AlreadyExists, message));
         }
         self.add(table, &folder, query).await
+    }
+
+    /// Files in the folder of another table would go when that one is cleaned up.
+    async fn refuse_folder_of_another(&self, location: &str, own: Option<Uuid>) -> Result<()> {
+        let Some(other) = table_around(self, location, own).await? else { return Ok(()) };
+        let message = format!("the folder {location} lies in or around that of table {other}");
+        let hint = "copy the files to a folder of their own, or their rows with INSERT";
+        Err(Error::new(ErrorCode::NotSupported, message).with_hint(hint))
     }
 
     async fn add(&self, table: &LoadedTable, folder: &Folder, query: &QueryId) -> Result<Imported> {

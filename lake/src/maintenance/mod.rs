@@ -21,6 +21,7 @@ pub use self::cleanup::Deleted;
 pub use self::expire::Expiration;
 pub(crate) use self::expire::ancestors;
 pub(crate) use self::manifests::ManifestRewrite;
+pub(crate) use self::orphans::table_around;
 pub use self::orphans::{OrphanFile, OrphanSearch};
 pub use self::position_deletes::PositionDeletes;
 

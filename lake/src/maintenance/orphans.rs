@@ -96,8 +96,8 @@ pub(crate) async fn find_orphans(
     let looked: Vec<_> = stream::iter(metadata).map(look).buffered(LOOKS_AT_ONCE).try_collect().await?;
     let (own, strangers): (Vec<_>, Vec<_>) = looked.into_iter().partition(|(own, _)| *own);
     orphans.extend(own.into_iter().map(|(_, file)| file).filter(is_old));
-    if !strangers.is_empty() {
-        refuse_shared_folder(catalog, table).await?;
+    if !strangers.is_empty() || !orphans.is_empty() {
+        refuse_shared_folder(catalog, table, !strangers.is_empty()).await?;
     }
     orphans.sort_by(|a, b| a.uri.cmp(&b.uri));
     Ok(orphans)
@@ -155,11 +155,40 @@ fn uuid_of(metadata: &[u8]) -> Option<Uuid> {
     metadata.get("table-uuid")?.as_str()?.parse().ok()
 }
 
-/// Errors: `NOT_SUPPORTED` where another table of the catalog lies in the same folder.
-async fn refuse_shared_folder(catalog: &LakeCatalog, table: &LoadedTable) -> Result<()> {
-    let overlaps = |(place, path): &(Place, Path), (other_place, other): &(Place, Path)| {
-        place == other_place && (path.prefix_matches(other) || other.prefix_matches(path))
-    };
+/// Properties that say where a table's files go, if not below its location.
+const FOLDERS: [&str; 4] =
+    ["write.data.path", "write.metadata.path", "write.object-storage.path", "write.folder-storage.path"];
+
+/// The folders that a table writes to.
+fn folders(table: &LoadedTable) -> Vec<&str> {
+    let named = FOLDERS.iter().filter_map(|name| table.metadata.properties().get(*name).map(String::as_str));
+    std::iter::once(table.metadata.location()).chain(named).collect()
+}
+
+fn overlaps((place, path): &(Place, Path), (other_place, other): &(Place, Path)) -> bool {
+    place == other_place && (path.prefix_matches(other) || other.prefix_matches(path))
+}
+
+/// The name of a table of the catalog, other than `own`, whose folder this one lies in or around. A table that cannot be looked up
+/// is passed over.
+pub(crate) async fn table_around(catalog: &LakeCatalog, folder: &str, own: Option<Uuid>) -> Result<Option<String>> {
+    let folder = catalog.objects().locate(folder)?;
+    for schema in catalog.list_schemas().await? {
+        for name in catalog.list_tables(&schema).await? {
+            let Ok(Some(other)) = catalog.load(&schema, &name, None).await else { continue };
+            let is_around = |other: &str| catalog.objects().locate(other).is_ok_and(|other| overlaps(&folder, &other));
+            if own != Some(other.metadata.uuid()) && is_around(other.metadata.location()) {
+                return Ok(Some(other.full_name()));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// `certainly`: there is a metadata file of another table, so that each must be looked up; else those that can be are.
+///
+/// Errors: `NOT_SUPPORTED` where another table of the catalog has files in the same folder.
+async fn refuse_shared_folder(catalog: &LakeCatalog, table: &LoadedTable, certainly: bool) -> Result<()> {
     let own = table.objects.locate(table.metadata.location())?;
     for schema in catalog.list_schemas().await? {
         for name in catalog.list_tables(&schema).await? {
@@ -170,9 +199,13 @@ async fn refuse_shared_folder(catalog: &LakeCatalog, table: &LoadedTable) -> Res
                 );
                 Error::new(ErrorCode::NotSupported, message).with_source(error)
             };
-            let Some(other) = catalog.load(&schema, &name, None).await.map_err(unknown)? else { continue };
-            let folder = other.objects.locate(other.metadata.location()).map_err(unknown)?;
-            if other.metadata.uuid() != table.metadata.uuid() && overlaps(&own, &folder) {
+            let other = match catalog.load(&schema, &name, None).await {
+                Ok(Some(other)) => other,
+                Err(error) if certainly => return Err(unknown(error)),
+                Ok(None) | Err(_) => continue,
+            };
+            let is_there = |folder: &&str| other.objects.locate(folder).is_ok_and(|folder| overlaps(&own, &folder));
+            if other.metadata.uuid() != table.metadata.uuid() && folders(&other).iter().any(is_there) {
                 let message = format!("table {} lies in the folder of {}", other.full_name(), table.full_name());
                 return Err(Error::new(ErrorCode::NotSupported, message)
                     .with_hint("their files cannot be told apart: copy one of them with CREATE TABLE AS"));

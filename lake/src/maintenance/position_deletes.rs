@@ -20,6 +20,7 @@ use datafusion_datasource::file_groups::FileGroup;
 use datafusion_datasource::{PartitionedFile, TableSchema};
 use townlake_common::{Error, QueryContext, Result};
 
+use crate::location::spellings;
 use crate::plan::{delete_files, plan_files};
 use crate::scan::places::{FILE, POSITION};
 use crate::scan::{external, parquet_options, parquet_source, unchanging};
@@ -117,10 +118,14 @@ impl PositionDeletes {
         session.create_physical_plan(&plan.project(vec![number, position])?.build()?).await
     }
 
+    /// The number of each data file, by each spelling of its path that deletes may have.
     fn numbers(&self) -> DFResult<MemTable> {
-        let files = &self.data_files.files;
-        let paths: ArrayRef = Arc::new(files.iter().map(|file| Some(file.path.as_str())).collect::<StringViewArray>());
-        let numbers: ArrayRef = Arc::new((0_i64..).take(files.len()).map(Some).collect::<Int64Array>());
+        let files = (0_i64..).zip(&self.data_files.files);
+        let spelled =
+            files.flat_map(|(number, file)| spellings(&file.path).into_iter().map(move |path| (path, number)));
+        let (paths, numbers): (Vec<String>, Vec<i64>) = spelled.unzip();
+        let paths: ArrayRef = Arc::new(paths.iter().map(|path| Some(path.as_str())).collect::<StringViewArray>());
+        let numbers: ArrayRef = Arc::new(Int64Array::from(numbers));
         let rows = RecordBatch::try_from_iter([(PATH, paths), (FILE, numbers)])?;
         MemTable::try_new(rows.schema(), vec![vec![rows]])
     }

@@ -8,6 +8,7 @@ use iceberg::spec::{DataContentType, ManifestFile, SnapshotRef, TableMetadata};
 use townlake_common::{ErrorCode, Result};
 
 use crate::LoadedTable;
+use crate::location::one_spelling;
 use crate::plan::{manifest_file, manifests};
 
 const FILES_AT_ONCE: usize = 8;
@@ -26,7 +27,8 @@ pub(crate) enum FileKind {
 /// The files that only snapshots of `before` lead to which are not in `after`, each once. `kept` snapshots of `before` are
 /// counted as those of `after` are.
 ///
-/// A manifest list that is gone leads nowhere: what it led to is left. Errors: `DATA_CORRUPT`, those of the object store.
+/// A file may have another spelling of its URI in another snapshot. A manifest list that is gone leads nowhere: what it led to
+/// is left. Errors: `DATA_CORRUPT`, those of the object store.
 pub(super) async fn only_before(
     table: &LoadedTable,
     before: &TableMetadata,
@@ -41,14 +43,17 @@ pub(super) async fn only_before(
     staying.extend(after.snapshots().filter(|one| before.snapshot_by_id(one.snapshot_id()).is_none()).cloned());
     let needed = manifests_of(table, &staying, false).await?;
     let needless = manifests_of(table, &gone, true).await?;
-    let needless: Vec<_> = needless.into_values().filter(|m| !needed.contains_key(&m.manifest_path)).collect();
+    let needless: Vec<_> =
+        needless.into_iter().filter(|(path, _)| !needed.contains_key(path)).map(|(_, manifest)| manifest).collect();
 
-    let mut candidates: BTreeMap<String, FileKind> = BTreeMap::new();
+    let mut candidates: BTreeMap<String, (FileKind, String)> = BTreeMap::new();
     let mut reading =
         stream::iter(needless.clone()).map(|manifest| live_files(table, manifest)).buffer_unordered(FILES_AT_ONCE);
     while let Some(found) = reading.next().await {
         match found {
-            Ok(found) => candidates.extend(found.into_iter().map(|(kind, path)| (path, kind))),
+            Ok(found) => {
+                candidates.extend(found.into_iter().map(|(kind, path)| (one(&path), (kind, path))));
+            }
             Err(error) if error.code() == ErrorCode::FileNotFound => {}
             Err(error) => return Err(error),
         }
@@ -59,17 +64,18 @@ pub(super) async fn only_before(
     while !candidates.is_empty() {
         let Some(found) = reading.try_next().await? else { break };
         for (_, path) in found {
-            candidates.remove(&path);
+            candidates.remove(one_spelling(&path).as_ref());
         }
     }
-    let mut files: Vec<_> = candidates.into_iter().map(|(path, kind)| (kind, path)).collect();
+    let mut files: Vec<_> = candidates.into_values().collect();
     files.extend(needless.into_iter().map(|manifest| (FileKind::Manifest, manifest.manifest_path)));
-    let lists: HashSet<&str> = staying.iter().map(|snapshot| snapshot.manifest_list()).collect();
-    let gone_lists: HashSet<&str> = gone.iter().map(|snapshot| snapshot.manifest_list()).collect();
-    let gone_lists = gone_lists.into_iter().filter(|list| !list.is_empty() && !lists.contains(list));
-    files.extend(gone_lists.map(|list| (FileKind::ManifestList, list.to_string())));
-    let statistics: HashSet<String> = statistics_of(after).collect();
-    let gone_statistics = statistics_of(before).filter(|path| !statistics.contains(path));
+    let lists: HashSet<_> = staying.iter().map(|snapshot| one_spelling(snapshot.manifest_list())).collect();
+    let gone_lists: BTreeMap<_, _> =
+        gone.iter().map(|s| (one_spelling(s.manifest_list()), s.manifest_list())).collect();
+    let gone_lists = gone_lists.into_iter().filter(|(one, list)| !list.is_empty() && !lists.contains(one));
+    files.extend(gone_lists.map(|(_, list)| (FileKind::ManifestList, list.to_string())));
+    let statistics: HashSet<String> = statistics_of(after).map(|path| one(&path)).collect();
+    let gone_statistics = statistics_of(before).filter(|path| !statistics.contains(&one(path)));
     files.extend(gone_statistics.map(|path| (FileKind::Statistics, path)));
     Ok(files)
 }
@@ -91,7 +97,7 @@ pub(super) async fn all(table: &LoadedTable, mut each: impl FnMut(&str) -> Resul
         each(snapshot.manifest_list())?;
     }
     let manifests = manifests_of(table, &snapshots, false).await?;
-    let paths: Vec<String> = manifests.keys().cloned().collect();
+    let paths: Vec<String> = manifests.values().map(|manifest| manifest.manifest_path.clone()).collect();
     let mut reading = stream::iter(manifests.into_values())
         .map(|manifest| live_files(table, manifest))
         .buffer_unordered(FILES_AT_ONCE);
@@ -107,7 +113,11 @@ pub(super) async fn all(table: &LoadedTable, mut each: impl FnMut(&str) -> Resul
     Ok(())
 }
 
-/// The manifests of these snapshots, by path. `lenient`: a list that is not there has none.
+fn one(path: &str) -> String {
+    one_spelling(path).into_owned()
+}
+
+/// The manifests of these snapshots, by path in one spelling. `lenient`: a list that is not there has none.
 async fn manifests_of(
     table: &LoadedTable,
     snapshots: &[SnapshotRef],
@@ -124,7 +134,7 @@ async fn manifests_of(
     let mut reading = stream::iter(snapshots.to_vec()).map(list).buffer_unordered(FILES_AT_ONCE);
     while let Some(listed) = reading.try_next().await? {
         for manifest in listed.iter() {
-            manifests.entry(manifest.manifest_path.clone()).or_insert_with(|| manifest.clone());
+            manifests.entry(one(&manifest.manifest_path)).or_insert_with(|| manifest.clone());
         }
     }
     Ok(manifests)

@@ -13,7 +13,7 @@ use townlake_common::{ErrorCode, QueryId};
 
 use super::{Deleted, Expiration, OrphanSearch};
 use crate::testing::Lake;
-use crate::{BranchMove, Delta, LoadedTable, PartitionField, SnapshotChoice, TableChange, plan_files};
+use crate::{BranchMove, CreateTable, Delta, LoadedTable, PartitionField, SnapshotChoice, TableChange, plan_files};
 
 const ALL: &str = "SELECT id FROM t ORDER BY id";
 const DAY: u64 = 24 * 60 * 60;
@@ -126,6 +126,23 @@ async fn files_outside_of_the_table_are_left() {
     assert_eq!(lake.rows(&context, "t", ALL).await.len(), 3);
 }
 
+#[tokio::test]
+async fn a_file_that_a_snapshot_names_in_another_spelling_stays() {
+    let (lake, context) = three_inserts().await;
+    let old = plan_files(&*lake.load("t").await, &[]).await.unwrap().files[0].clone();
+    delete_files(&lake, 0).await;
+    // Another engine adds the same file again, by the name that it has for it.
+    let other = old.path.replace("file://", "file:");
+    let again = crate::testing::file(&lake.location("t"), "x", iceberg::spec::Struct::empty(), |f| {
+        f.file_path(other.clone()).file_size_in_bytes(old.size).record_count(old.record_count);
+    });
+    lake.append("t", vec![again]).await;
+    let table = lake.load("t").await;
+    let expiry = lake.catalog.expire_snapshots(&table, expiration(), BTreeSet::new).await.unwrap();
+    assert!(expiry.snapshots > 0 && expiry.files.data_files == 0, "{:?}", expiry.files);
+    assert_eq!(lake.rows(&context, "t", ALL).await, [["1"], ["2"], ["3"]]);
+}
+
 fn age(path: &Path, seconds: u64) {
     let time = SystemTime::now() - Duration::from_secs(seconds);
     std::fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
@@ -186,6 +203,33 @@ async fn the_folder_of_a_renamed_table_is_not_cleaned_by_the_next_one_of_its_nam
     lake.catalog.drop_table("s", "u", false).await.unwrap();
     let gone = lake.catalog.remove_orphan_files(&table, search(5 * DAY), false).await.unwrap();
     assert_eq!(gone.iter().filter(|file| file.uri.ends_with(".parquet")).count(), 3);
+}
+
+#[tokio::test]
+async fn what_another_table_writes_into_the_folder_stays() {
+    let (lake, context) = three_inserts().await;
+    let made = crate::testing::create_table("u", &[("id", DataType::Int64)], &[]);
+    let properties = [("write.data.path".to_string(), format!("{}/data", lake.location("t")))].into();
+    lake.catalog.create_table(CreateTable { properties, ..made }).await.unwrap();
+    lake.insert(&context, "u", rows(&[7])).await;
+    for path in files_below(&folder(&lake)) {
+        age(&path, 30 * DAY);
+    }
+    let table = lake.load("t").await;
+    let refused = lake.catalog.remove_orphan_files(&table, search(5 * DAY), false).await.unwrap_err();
+    assert!(refused.code() == ErrorCode::NotSupported && refused.message().contains("lake.s.u"), "{refused}");
+    assert_eq!(lake.rows(&context, "u", ALL).await, [["7"]]);
+    // Nor are files taken from there into a third one.
+    let below = folder(&lake).join("below");
+    std::fs::create_dir(&below).unwrap();
+    let file = std::fs::File::create(below.join("x.parquet")).unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, rows(&[1]).schema(), None).unwrap();
+    writer.write(&rows(&[1])).unwrap();
+    writer.close().unwrap();
+    let below = format!("{}/below", lake.location("t"));
+    let refused = lake.catalog.migrate("s", "v", &below, &QueryId::generate()).await.unwrap_err();
+    assert!(refused.code() == ErrorCode::NotSupported && refused.message().contains("lake.s.t"), "{refused}");
+    assert!(lake.catalog.load("s", "v", None).await.unwrap().is_none());
 }
 
 #[tokio::test]

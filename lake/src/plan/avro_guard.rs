@@ -3,6 +3,7 @@
 //!
 //! Format: <https://avro.apache.org/docs/1.11.1/specification/#object-container-files>.
 
+use std::collections::HashMap;
 use std::io::{Read, copy, sink};
 
 use flate2::read::DeflateDecoder;
@@ -17,6 +18,7 @@ const SYNC_MARKER: usize = 16;
 /// Why the file is not to be decoded.
 pub(super) fn check(file: &[u8]) -> Result<(), String> {
     let header = Header::read(file)?;
+    let is_deflated = header.get("avro.codec") == Some(b"deflate");
     let mut rest = Rest(file.get(header.end_of_map..).unwrap_or_default());
     rest.long()?; // the 0 that ends the map
     rest.take(SYNC_MARKER)?;
@@ -25,7 +27,7 @@ pub(super) fn check(file: &[u8]) -> Result<(), String> {
         let block = rest.sized()?;
         rest.take(SYNC_MARKER)?;
         // Most blocks are too small to become too large.
-        if header.deflated && block.len() as u64 > MAX_BLOCK / MAX_RATIO {
+        if is_deflated && block.len() as u64 > MAX_BLOCK / MAX_RATIO {
             let inflated = copy(&mut DeflateDecoder::new(block).take(MAX_BLOCK + 1), &mut sink());
             if inflated.map_err(|error| error.to_string())? > MAX_BLOCK {
                 return Err(format!("a block of it inflates to more than {MAX_BLOCK} bytes"));
@@ -36,21 +38,19 @@ pub(super) fn check(file: &[u8]) -> Result<(), String> {
 }
 
 /// What the header of a file says.
-pub(super) struct Header {
-    deflated: bool,
-    /// What is there behind the key `format-version` of Iceberg's manifests.
-    pub manifest_version: Option<Vec<u8>>,
+pub(super) struct Header<'a> {
+    entries: HashMap<&'a [u8], &'a [u8]>,
     /// Where the map of the header ends: the place of the byte 0 behind its last block.
     pub end_of_map: usize,
 }
 
-impl Header {
-    pub(super) fn read(file: &[u8]) -> Result<Self, String> {
+impl<'a> Header<'a> {
+    pub(super) fn read(file: &'a [u8]) -> Result<Self, String> {
         let mut rest = Rest(file);
         if rest.take(MAGIC.len())? != MAGIC {
             return Err("it is no Avro file".to_string());
         }
-        let mut header = Self { deflated: false, manifest_version: None, end_of_map: 0 };
+        let mut header = Self { entries: HashMap::new(), end_of_map: 0 };
         loop {
             header.end_of_map = file.len() - rest.0.len();
             let count = rest.long()?;
@@ -61,13 +61,14 @@ impl Header {
                 rest.long()?; // the bytes of these entries
             }
             for _ in 0..count.unsigned_abs() {
-                match (rest.sized()?, rest.sized()?) {
-                    (b"avro.codec", codec) => header.deflated = codec == b"deflate",
-                    (b"format-version", version) => header.manifest_version = Some(version.to_vec()),
-                    _ => {}
-                }
+                header.entries.insert(rest.sized()?, rest.sized()?);
             }
         }
+    }
+
+    /// What the header has behind a key; of several, what is there last.
+    pub fn get(&self, key: &str) -> Option<&'a [u8]> {
+        self.entries.get(key.as_bytes()).copied()
     }
 }
 

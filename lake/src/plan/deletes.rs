@@ -16,6 +16,7 @@ use iceberg::spec::{
 };
 
 use super::bounds;
+use crate::location::one_spelling;
 use crate::{ColumnBounds, DeleteFile, DeleteKind, FilePlan, PlannedFile};
 
 /// Why a delete file cannot be applied; `format` is what it is written in, if not Parquet.
@@ -113,12 +114,14 @@ fn key_bounds(file: &DataFile, id: i32, schema: &Schema) -> Option<ColumnBounds>
 fn vector(file: &DataFile) -> Option<DeleteKind> {
     let length = u64::try_from(file.content_size_in_bytes()?).ok()?;
     let offset = u64::try_from(file.content_offset()?).ok()?;
-    Some(DeleteKind::Vector { data_file: file.referenced_data_file()?, offset, length, rows: file.record_count() })
+    let data_file = one_spelling(&file.referenced_data_file()?).into_owned();
+    Some(DeleteKind::Vector { data_file, offset, length, rows: file.record_count() })
 }
 
-/// The one data file that positions are of, or the bounds of their paths (which may be cut: still bounds).
+/// The one data file that positions are of, or the bounds of their paths (which may be cut: still bounds), in one spelling.
 fn data_files(file: &DataFile) -> Option<(String, String)> {
     if let Some(path) = file.referenced_data_file() {
+        let path = one_spelling(&path).into_owned();
         return Some((path.clone(), path));
     }
     let text = |bound: Option<&Datum>| match bound?.literal() {
@@ -126,7 +129,14 @@ fn data_files(file: &DataFile) -> Option<(String, String)> {
         _ => None,
     };
     let id = RESERVED_FIELD_ID_DELETE_FILE_PATH;
-    Some((text(file.lower_bounds().get(&id))?, text(file.upper_bounds().get(&id))?))
+    let (lower, upper) = (text(file.lower_bounds().get(&id))?, text(file.upper_bounds().get(&id))?);
+    // Bounds of several spellings are none of the one; what lies between two of one scheme has that scheme.
+    let scheme = |path: &str| match path.split_once("://") {
+        Some((scheme, _)) => format!("{scheme}://"),
+        None => path.split('/').next().unwrap_or_default().to_string(),
+    };
+    let bounds = (one_spelling(&lower).into_owned(), one_spelling(&upper).into_owned());
+    (scheme(&lower) == scheme(&upper)).then_some(bounds)
 }
 
 /// Gives each data file of the plan its delete files, and the plan those that some data file needs.
@@ -193,7 +203,7 @@ impl<'a> Index<'a> {
     /// The numbers of those that apply to `file`, ascending.
     fn of(&self, file: &PlannedFile) -> Vec<usize> {
         let none = Vec::new();
-        let named = self.by_data_file.get(file.path.as_str()).unwrap_or(&none);
+        let named = self.by_data_file.get(one_spelling(&file.path).as_ref()).unwrap_or(&none);
         let beside = self.by_partition.get(&partition(file.spec_id, &file.partition)).unwrap_or(&none);
         let candidates = named.iter().chain(beside).chain(&self.everywhere).copied();
         let applies = |number: &usize| self.all.get(*number).is_some_and(|delete| applies(delete, file));
@@ -213,7 +223,10 @@ impl<'a> Index<'a> {
 fn applies(delete: &DeleteFile, file: &PlannedFile) -> bool {
     match &delete.kind {
         DeleteKind::Positions { data_files } => {
-            let names = data_files.as_ref().is_none_or(|(first, last)| (first..=last).contains(&&file.path));
+            let path = one_spelling(&file.path);
+            let names = data_files
+                .as_ref()
+                .is_none_or(|(first, last)| (first.as_str()..=last.as_str()).contains(&path.as_ref()));
             names && file.data_sequence_number <= delete.data_sequence_number
         }
         DeleteKind::Vector { .. } => file.data_sequence_number <= delete.data_sequence_number,

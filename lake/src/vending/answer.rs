@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use townlake_common::Secret;
 
+use crate::location::one_spelling;
 use crate::s3::S3Settings;
 
 /// How long temporary keys are believed whose end the server does not tell.
@@ -36,13 +37,17 @@ pub(crate) struct Grant {
     pub session_token: Option<Secret>,
     /// When other keys are to be asked for; `None`: these do not end.
     pub renew_at: Option<SystemTime>,
+    /// Until when they are good, as far as is known.
+    ends: Option<SystemTime>,
 }
 
 impl Access {
     /// From the settings of the table and those for prefixes.
     pub fn new(config: HashMap<String, String>, for_prefixes: Vec<(String, HashMap<String, String>)>) -> Self {
         let now = SystemTime::now();
-        let of_prefixes = for_prefixes.iter().filter_map(|(prefix, settings)| Grant::new(plain(prefix), settings, now));
+        let of_prefixes = for_prefixes
+            .iter()
+            .filter_map(|(prefix, settings)| Grant::new(one_spelling(prefix).into_owned(), settings, now));
         let mut grants: Vec<Grant> = of_prefixes.chain(Grant::new(String::new(), &config, now)).collect();
         grants.sort_by_key(|grant| std::cmp::Reverse(grant.prefix.len()));
         let setting = |name: &str| {
@@ -77,14 +82,6 @@ pub(super) fn covers(prefix: &str, location: &str) -> bool {
     location.starts_with(prefix) || prefix.strip_suffix('/') == Some(location)
 }
 
-/// A location in the scheme that ours have.
-fn plain(prefix: &str) -> String {
-    match prefix.split_once("://") {
-        Some(("s3a" | "s3n", rest)) => format!("s3://{rest}"),
-        _ => prefix.to_string(),
-    }
-}
-
 impl Grant {
     /// `None` where the settings have no keys.
     fn new(prefix: String, settings: &HashMap<String, String>, now: SystemTime) -> Option<Self> {
@@ -103,11 +100,18 @@ impl Grant {
             secret: Secret::new(secret.clone()),
             session_token: session_token.map(|token| Secret::new(token.clone())),
             renew_at,
+            ends,
         })
     }
 
+    /// Whether no others are to be asked for yet.
     pub fn is_fresh(&self) -> bool {
         self.renew_at.is_none_or(|at| SystemTime::now() < at)
+    }
+
+    /// Whether the store takes them still.
+    pub fn is_good(&self) -> bool {
+        self.ends.is_none_or(|at| SystemTime::now() < at)
     }
 }
 
@@ -164,6 +168,7 @@ mod tests {
             assert!(expected.contains(&renewed_in(&told).unwrap()), "{life}");
         }
         let expired = keys("k", &[("s3.session-token-expires-at-ms", "1000")]);
-        assert!(!Grant::new(String::new(), &expired, now).unwrap().is_fresh());
+        let expired = Grant::new(String::new(), &expired, now).unwrap();
+        assert!(!expired.is_fresh() && !expired.is_good());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Result, internal_err};
+use datafusion::common::{Result, internal_err};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
@@ -16,10 +16,10 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
 };
 use futures::StreamExt;
-use townlake_common::Error;
 
+use super::crowded::write_rows;
 use super::files::TaskFiles;
-use super::{WRITTEN_FILES_SCHEMA, WriteSpec, answer, rows};
+use super::{WRITTEN_FILES_SCHEMA, WriteSpec, answer, external, rows};
 
 /// Writes the rows of each input partition into files of its own and answers with one row a file.
 ///
@@ -100,7 +100,7 @@ impl ExecutionPlan for IcebergWriteExec {
         let memory = MemoryConsumer::new(format!("IcebergWriteExec[{partition}]")).register(context.memory_pool());
         let files = TaskFiles::new(Arc::clone(&self.spec), store, partition, memory).map_err(external)?;
         let counts = Counts::new(&self.metrics, partition);
-        let answer = write_all(Arc::clone(&self.spec), input, files, counts);
+        let answer = write_all(Arc::clone(&self.spec), input, files, counts, context);
         let schema = Arc::clone(&WRITTEN_FILES_SCHEMA);
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::once(answer))))
     }
@@ -126,15 +126,16 @@ impl Counts {
 
 async fn write_all(
     spec: Arc<WriteSpec>,
-    mut input: SendableRecordBatchStream,
+    input: SendableRecordBatchStream,
     mut files: TaskFiles,
     counts: Counts,
+    context: Arc<TaskContext>,
 ) -> Result<RecordBatch> {
-    while let Some(batch) = input.next().await.transpose()? {
-        let batch = rows::to_table(&spec.table, &spec.arrow_schema, &batch).map_err(external)?;
-        files.write(&batch).await.map_err(external)?;
-        counts.rows.add(batch.num_rows());
-    }
+    let target = Arc::clone(&spec);
+    let to_table = move |batch: Result<RecordBatch>| {
+        rows::to_table(&target.table, &target.arrow_schema, &batch?).map_err(external)
+    };
+    write_rows(&mut files, &spec.arrow_schema, input.map(to_table), &context, &counts.rows).await?;
     let (finished, untold) = files.finish().await.map_err(external)?;
     for file in &finished {
         counts.files.add(1);
@@ -143,8 +144,4 @@ async fn write_all(
     let answer = answer::encode(finished, spec.format_version).map_err(external)?;
     untold.told();
     Ok(answer)
-}
-
-fn external(error: Error) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
 }

@@ -21,7 +21,8 @@ use super::partition::{Partition, Partitioner};
 use super::upload::{Untold, Upload};
 use crate::objects::from_object_store;
 
-/// Files that are open at the same time. Rows of more partitions than that, in no order, make more and smaller files.
+/// Files that are open at the same time. Rows of more partitions than that, in no order, would make more and smaller files: they
+/// are sorted first ([`super::crowded`]).
 const MAX_OPEN: usize = 64;
 /// Files that are finished at the same time when the rows have ended.
 const CLOSED_AT_ONCE: usize = 8;
@@ -38,7 +39,7 @@ pub(super) struct TaskFiles {
     spec: Arc<WriteSpec>,
     store: Arc<dyn ObjectStore>,
     task: usize,
-    partitioner: Option<Partitioner>,
+    partitioner: Option<Arc<Partitioner>>,
     open: HashMap<Option<OwnedRow>, OpenFile>,
     clock: u64,
     finished: Vec<Finished>,
@@ -66,31 +67,53 @@ impl TaskFiles {
     ) -> Result<Self> {
         let partitioner = match spec.partition_spec.fields().is_empty() {
             true => None,
-            false => Some(Partitioner::new(&spec.partition_spec, &spec.partition_type, &spec.arrow_schema)?),
+            false => {
+                let partitioner = Partitioner::new(&spec.partition_spec, &spec.partition_type, &spec.arrow_schema)?;
+                Some(Arc::new(partitioner))
+            }
         };
         let untold = Untold::new(Arc::clone(&store));
         let (open, finished) = (HashMap::new(), Vec::new());
         Ok(Self { spec, store, task, partitioner, open, clock: 0, finished, untold, memory })
     }
 
-    /// Appends rows that have the table's columns already.
+    /// Appends rows that have the table's columns already, in whatever order they come.
     pub(super) async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.write_if(batch, |_| true).await.map(drop)
+    }
+
+    /// Appends rows unless they are of too many partitions: then nothing is written, and the rows are to be sorted first.
+    pub(super) async fn write_unless_crowded(&mut self, batch: &RecordBatch) -> Result<bool> {
+        self.write_if(batch, |files| files <= MAX_OPEN).await
+    }
+
+    /// What rows are sorted by.
+    pub(super) fn partitioner(&self) -> Option<Arc<Partitioner>> {
+        self.partitioner.clone()
+    }
+
+    /// `may`: whether so many files may be open.
+    async fn write_if(&mut self, batch: &RecordBatch, may: impl Fn(usize) -> bool) -> Result<bool> {
         if batch.num_rows() == 0 {
-            return Ok(());
+            return Ok(true);
         }
         let Some(partitioner) = &self.partitioner else {
             let whole = Partition { values: Struct::empty(), path: String::new() };
             self.write_piece(None, whole, batch).await?;
-            return self.account();
+            return self.account().map(|()| true);
         };
         let pieces = partitioner.split(batch).map_err(|e| {
             let message = format!("the partition of a row of {} cannot be computed", self.spec.table);
             Error::new(ErrorCode::ArithmeticError, message).with_source(e)
         })?;
+        let new = pieces.iter().filter(|piece| !self.open.contains_key(&Some(piece.key.clone()))).count();
+        if !may(self.open.len() + new) {
+            return Ok(false);
+        }
         for piece in pieces {
             self.write_piece(Some(piece.key), piece.partition, &piece.rows).await?;
         }
-        self.account()
+        self.account().map(|()| true)
     }
 
     async fn write_piece(&mut self, key: Option<OwnedRow>, partition: Partition, rows: &RecordBatch) -> Result<()> {

@@ -15,6 +15,7 @@ use townlake_proto::lake::WriteRecipe;
 use crate::types::LoadedTable;
 
 mod answer;
+mod crowded;
 mod exec;
 mod files;
 mod metrics;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, Schema as ArrowSchema,
@@ -77,11 +77,7 @@ impl Partitioner {
 
     /// The pieces of a batch, one for each partition that it has rows of, in the order of their first rows.
     pub(super) fn split(&self, batch: &RecordBatch) -> Result<Vec<Piece>, ArrowError> {
-        let mut values = Vec::with_capacity(self.fields.len());
-        for field in &self.fields {
-            let source = batch.columns().get(field.column).ok_or_else(|| missing(&field.name))?;
-            values.push(apply(field.transform, source)?);
-        }
+        let values = self.values(batch)?;
         let rows = self.rows.convert_columns(&values)?;
         let mut found: HashMap<OwnedRow, usize> = HashMap::new();
         let mut groups: Vec<(OwnedRow, Vec<u32>)> = Vec::new();
@@ -109,6 +105,19 @@ impl Partitioner {
             pieces.push(Piece { key, partition, rows });
         }
         Ok(pieces)
+    }
+
+    /// The key of each row's partition: equal for rows of one, and with an order.
+    pub(super) fn keys(&self, batch: &RecordBatch) -> Result<BinaryArray, ArrowError> {
+        self.rows.convert_columns(&self.values(batch)?)?.try_into_binary()
+    }
+
+    fn values(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>, ArrowError> {
+        let value = |field: &SourceField| {
+            let source = batch.columns().get(field.column).ok_or_else(|| missing(&field.name))?;
+            apply(field.transform, source)
+        };
+        self.fields.iter().map(value).collect()
     }
 
     fn partition(&self, values: &[ArrayRef], row: usize) -> Result<Partition, ArrowError> {

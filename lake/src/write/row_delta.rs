@@ -22,8 +22,10 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
 };
 use futures::StreamExt;
+use parking_lot::Mutex;
 use townlake_common::{Error, QueryContext, QueryId, Result};
 
+use super::crowded::write_rows;
 use super::files::TaskFiles;
 use super::positions::Positions;
 use super::sorting::sorted;
@@ -218,7 +220,7 @@ impl ExecutionPlan for RowDeltaExec {
 
 async fn write_all(
     spec: Arc<RowDeltaSpec>,
-    mut input: SendableRecordBatchStream,
+    input: SendableRecordBatchStream,
     partition: usize,
     context: Arc<TaskContext>,
     metrics: ExecutionPlanMetricsSet,
@@ -229,16 +231,24 @@ async fn write_all(
     let write = Arc::new(spec.write.clone());
     let mut files =
         TaskFiles::new(Arc::clone(&write), Arc::clone(&store), partition, reservation("rows")).map_err(external)?;
-    let mut positions = Positions::new(Arc::clone(&spec), reservation("positions"));
-    while let Some(batch) = input.next().await.transpose()? {
-        gone(&mut positions, &batch).map_err(external)?;
-        if let Some(new) = new_states(&spec, &batch).map_err(external)? {
-            files.write(&new).await.map_err(external)?;
-        }
-    }
+    let positions = Arc::new(Mutex::new(Positions::new(Arc::clone(&spec), reservation("positions"))));
+    let counter = |name: &'static str| MetricBuilder::new(&metrics).counter(name, partition);
+    let rows = {
+        let (positions, spec) = (Arc::clone(&positions), Arc::clone(&spec));
+        input.filter_map(move |batch| {
+            let new = batch.and_then(|batch| {
+                gone(&mut positions.lock(), &batch).map_err(external)?;
+                new_states(&spec, &batch).map_err(external)
+            });
+            std::future::ready(new.transpose())
+        })
+    };
+    write_rows(&mut files, &write.arrow_schema, rows, &context, &counter("rows_written")).await?;
+    let Some(positions) = Arc::into_inner(positions).map(Mutex::into_inner) else {
+        return internal_err!("the rows of a change are still read after their end");
+    };
     let (mut finished, untold) = files.finish().await.map_err(external)?;
     let (deletes, its) = positions.finish(&store).await.map_err(external)?;
-    let counter = |name: &'static str| MetricBuilder::new(&metrics).counter(name, partition);
     counter("files_written").add(finished.len());
     counter("delete_files_written").add(deletes.len());
     finished.extend(deletes);

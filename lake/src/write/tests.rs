@@ -60,6 +60,23 @@ fn typed(error: &DataFusionError) -> ErrorCode {
 }
 
 #[tokio::test]
+async fn rows_of_many_partitions_are_sorted_rather_than_scattered() {
+    let lake = Lake::new();
+    let context = lake.context(2, true);
+    let spec = UnboundPartitionSpec::builder().add_partition_field(1, "id", Transform::Identity).unwrap().build();
+    let table = lake.table(schema(), spec, &[]);
+    // Each of 200 partitions has a row in each of ten batches, the first of which have few partitions.
+    let few = (0..3).map(|_| rows((0..20).map(Some).collect()));
+    let many = (0..10).map(|_| rows((0..200).map(|n| Some(n * 7 % 200)).collect()));
+    let files = write(&context, &table, vec![few.chain(many).collect()]).await.unwrap();
+    assert_eq!(files.iter().map(|file| file.rows).sum::<u64>(), 3 * 20 + 10 * 200);
+    // Those that were open when it became too many may have a second file.
+    assert!((200..=220).contains(&files.len()), "{} files", files.len());
+    let values: std::collections::HashSet<_> = files.iter().map(|file| file.data_file.partition().clone()).collect();
+    assert_eq!(values.len(), 200);
+}
+
+#[tokio::test]
 async fn each_partition_has_files_of_its_own() {
     let lake = Lake::new();
     let context = lake.context(2, true);

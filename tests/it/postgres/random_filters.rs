@@ -21,20 +21,20 @@ const SLICE: usize = 150;
 const SOAK: usize = 5000;
 const ROWS: usize = 400;
 /// Deepest nesting of AND, OR, NOT and IS.
-const DEPTH: usize = 3;
+pub(super) const DEPTH: usize = 3;
 
 /// A type of the allow-list: what Postgres calls it, its edge values (without quotes), and whether its order is pushed.
-struct Kind {
-    name: &'static str,
+pub(super) struct Kind {
+    pub(super) name: &'static str,
     sql: &'static str,
     values: &'static [&'static str],
-    is_ordered: bool,
+    pub(super) is_ordered: bool,
 }
 
 const TEXTS: &[&str] =
     &["", " ", "a", "A", "ä", "ß", "ss", "a ", "b'", "a\\b", "%", "a_b", "é", "e\u{301}", "\u{10FFFF}"];
 
-const KINDS: &[Kind] = &[
+pub(super) const KINDS: &[Kind] = &[
     Kind { name: "i2", sql: "int2", values: &["-32768", "-1", "0", "1", "7", "32767"], is_ordered: true },
     Kind { name: "i4", sql: "int4", values: &["-2147483648", "-1", "0", "1", "8", "2147483647"], is_ordered: true },
     Kind {
@@ -99,14 +99,14 @@ const KINDS: &[Kind] = &[
     Kind { name: "m", sql: "mood", values: &["sad", "ok", "A"], is_ordered: false },
 ];
 
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     let given = std::env::var("TOWNLAKE_SEED").ok().map(|seed| seed.parse().expect("TOWNLAKE_SEED is a number"));
     let of_the_moment = || if std::env::var_os("TOWNLAKE_SOAK").is_some() { rand::random() } else { 20_261_125 };
     given.unwrap_or_else(of_the_moment)
 }
 
 /// A table with two columns of each kind, `<kind>_a` and `<kind>_b`, a fifth of the values NULL.
-fn table(rng: &mut StdRng) -> String {
+pub(super) fn table(rng: &mut StdRng) -> String {
     let columns = KINDS.iter().map(|kind| format!("{0}_a {1}, {0}_b {1}", kind.name, kind.sql));
     let columns: Vec<_> = columns.collect();
     let mut sql = "CREATE TYPE mood AS ENUM ('sad', 'ok', 'A');\n".to_string();
@@ -150,7 +150,7 @@ fn operand(rng: &mut StdRng, kind: &Kind) -> String {
     }
 }
 
-fn condition(rng: &mut StdRng, depth: usize) -> String {
+pub(super) fn condition(rng: &mut StdRng, depth: usize) -> String {
     if depth == 0 || rng.random_bool(0.35) {
         return atom(rng);
     }

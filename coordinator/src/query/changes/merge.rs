@@ -13,6 +13,7 @@ use townlake_lake::{FILE, LoadedTable};
 
 use super::columns::Columns;
 use super::expressions::{and, boolean, case, column, ident, named, null, or, select};
+use super::one_side::OneSide;
 use super::select::{ANEW, marked, new_value, places};
 use super::statement::{alias_of, refuse_if};
 
@@ -20,11 +21,11 @@ use super::statement::{alias_of, refuse_if};
 const SOURCE: &str = "$source";
 
 /// What a clause makes of a row.
-enum Becomes<'a> {
+enum Becomes {
     /// Nothing: it is deleted.
     Gone,
     /// These values; what is not given stays (a changed row) or is NULL (a new one).
-    Row { values: HashMap<String, &'a Expr>, is_new: bool },
+    Row { values: HashMap<String, Expr>, is_new: bool },
 }
 
 /// The SELECT of the changes. See [`super::select::select_of`].
@@ -38,13 +39,14 @@ pub(super) fn merge(statement: &Merge, table: &LoadedTable) -> Result<AstStateme
     let columns = Columns { table: table.full_name(), alias: &target, schema: &table.arrow_schema };
     let mut taken = Vec::new();
     for clause in &statement.clauses {
-        taken.push((condition(clause, &target, &source), becomes(clause, &columns)?));
+        let side = side_of(clause, &target, &source);
+        taken.push((condition(clause, &target, &source, side)?, becomes(clause, &columns, side)?));
     }
     let mut projection = places(&target);
-    let is_anew = |becomes: &Becomes<'_>| boolean(matches!(becomes, Becomes::Row { .. }));
+    let is_anew = |becomes: &Becomes| boolean(matches!(becomes, Becomes::Row { .. }));
     projection.push(named(case(taken.iter().map(|(when, becomes)| (when.clone(), is_anew(becomes)))), ANEW));
     projection.extend(table.arrow_schema.fields().iter().map(|field| {
-        let value = |becomes: &Becomes<'_>| value_of(becomes, &target, field.name());
+        let value = |becomes: &Becomes| value_of(becomes, &target, field.name());
         new_value(case(taken.iter().map(|(when, becomes)| (when.clone(), value(becomes)))), field.name())
     }));
     let any = taken.into_iter().map(|(when, _)| when).reduce(or);
@@ -70,7 +72,8 @@ fn joined(statement: &Merge, source: &str) -> Result<TableWithJoins> {
 /// `(SELECT source.*, true AS "$source" FROM … AS source) AS source`.
 fn with_presence(factor: &TableFactor, name: &str) -> Result<TableFactor> {
     let mut inner = factor.clone();
-    if let TableFactor::Derived { alias, .. } | TableFactor::NestedJoin { alias, .. } = &mut inner
+    if let TableFactor::Derived { alias, .. } | TableFactor::NestedJoin { alias, .. } | TableFactor::Table { alias, .. } =
+        &mut inner
         && alias.is_none()
     {
         *alias = Some(alias_named(name));
@@ -93,7 +96,7 @@ fn alias_named(name: &str) -> TableAlias {
 }
 
 /// Which rows a clause is about. The first one that takes a row has it: that is the order of CASE.
-fn condition(clause: &MergeClause, target: &str, source: &str) -> Expr {
+fn condition(clause: &MergeClause, target: &str, source: &str, side: Option<OneSide<'_>>) -> Result<Expr> {
     let in_table = || Expr::IsNotNull(Box::new(column(target, FILE)));
     let in_source = || Expr::IsNotNull(Box::new(column(source, SOURCE)));
     let only = |there: Expr, missing: Expr| and(there, missing);
@@ -104,18 +107,39 @@ fn condition(clause: &MergeClause, target: &str, source: &str) -> Expr {
         }
         MergeClauseKind::NotMatchedBySource => only(in_table(), Expr::IsNull(Box::new(column(source, SOURCE)))),
     };
-    match &clause.predicate {
-        Some(predicate) => and(kind, predicate.clone()),
+    Ok(match &clause.predicate {
+        Some(predicate) => and(kind, scoped(predicate, side)?),
         None => kind,
+    })
+}
+
+/// The side that a clause has a row of, where it is one only.
+fn side_of<'a>(clause: &MergeClause, target: &'a str, source: &'a str) -> Option<OneSide<'a>> {
+    match clause.clause_kind {
+        MergeClauseKind::Matched => None,
+        MergeClauseKind::NotMatched | MergeClauseKind::NotMatchedByTarget => {
+            Some(OneSide { own: source, missing: target, clause: "WHEN NOT MATCHED" })
+        }
+        MergeClauseKind::NotMatchedBySource => {
+            Some(OneSide { own: target, missing: source, clause: "WHEN NOT MATCHED BY SOURCE" })
+        }
     }
 }
 
-fn becomes<'a>(clause: &'a MergeClause, columns: &Columns<'_>) -> Result<Becomes<'a>> {
+fn scoped(expr: &Expr, side: Option<OneSide<'_>>) -> Result<Expr> {
+    side.map_or_else(|| Ok(expr.clone()), |side| side.of(expr))
+}
+
+fn scoped_values(values: HashMap<String, &Expr>, side: Option<OneSide<'_>>) -> Result<HashMap<String, Expr>> {
+    values.into_iter().map(|(name, value)| Ok((name, scoped(value, side)?))).collect()
+}
+
+fn becomes(clause: &MergeClause, columns: &Columns<'_>, side: Option<OneSide<'_>>) -> Result<Becomes> {
     match &clause.action {
         MergeAction::Delete { .. } => Ok(Becomes::Gone),
         MergeAction::Update(MergeUpdateExpr { assignments, update_predicate, delete_predicate, .. }) => {
             refuse_if(update_predicate.is_some() || delete_predicate.is_some(), "WHERE after UPDATE SET of a MERGE")?;
-            Ok(Becomes::Row { values: columns.assigned(assignments)?, is_new: false })
+            Ok(Becomes::Row { values: scoped_values(columns.assigned(assignments)?, side)?, is_new: false })
         }
         MergeAction::Insert(MergeInsertExpr { columns: names, kind, insert_predicate, .. }) => {
             refuse_if(insert_predicate.is_some(), "WHERE after INSERT of a MERGE")?;
@@ -126,16 +150,16 @@ fn becomes<'a>(clause: &'a MergeClause, columns: &Columns<'_>) -> Result<Becomes
                 let message = "INSERT of a MERGE takes one row of values";
                 return Err(Error::new(ErrorCode::SyntaxError, message));
             };
-            Ok(Becomes::Row { values: columns.inserted(names, row)?, is_new: true })
+            Ok(Becomes::Row { values: scoped_values(columns.inserted(names, row)?, side)?, is_new: true })
         }
     }
 }
 
-fn value_of(becomes: &Becomes<'_>, target: &str, name: &str) -> Expr {
+fn value_of(becomes: &Becomes, target: &str, name: &str) -> Expr {
     match becomes {
         Becomes::Gone => null(),
         Becomes::Row { values, is_new } => match values.get(name) {
-            Some(value) => (*value).clone(),
+            Some(value) => value.clone(),
             None if *is_new => null(),
             None => column(target, name),
         },

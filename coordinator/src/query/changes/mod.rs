@@ -7,6 +7,7 @@
 mod columns;
 mod expressions;
 mod merge;
+mod one_side;
 mod optimize;
 mod overwrite;
 mod run;

@@ -16,6 +16,7 @@ use super::run::{Changed, collect, commit};
 use super::statement::parse_change;
 use crate::catalogs::TableName;
 use crate::query::depth::check_depth;
+use crate::query::distinct_from::{put_back, with_operators};
 use crate::query::parse::{expect_end, parse_ast, parse_error, parser};
 use crate::query::service::Run;
 use crate::query::statement::Statement;
@@ -157,8 +158,10 @@ fn delete_where(name: &TableName, filter: &str) -> Result<AstStatement> {
 fn condition(text: &str) -> Result<Expr> {
     let tokens = tokens_of_one_statement(text)?;
     check_depth(&tokens)?;
+    let tokens = with_operators(&tokens);
     let mut parser = parser(&tokens);
-    let condition = parser.parse_expr().map_err(|error| parse_error(&tokens, &parser, error))?;
+    let mut condition = parser.parse_expr().map_err(|error| parse_error(&tokens, &parser, error))?;
     expect_end(&tokens, &mut parser)?;
+    put_back(&mut condition);
     Ok(condition)
 }

@@ -23,6 +23,10 @@ use crate::query::planner::{Planned, Planner};
 use crate::query::registry::{QueryState, Tracked};
 use crate::query::rows::{Source, one_batch};
 use crate::query::service::{QueryService, Run, count_batch};
+use crate::query::struct_fields::check_assigned;
+
+/// The columns before those of the table: [`FILE`], [`POSITION`], [`ANEW`].
+const BEFORE: usize = 3;
 
 /// A change that is planned: the query whose rows are the changes, and the table that it reads for that.
 pub(in crate::query) struct PlannedChange {
@@ -100,6 +104,9 @@ impl Run<'_> {
                 let leftovers = Leftovers::new(&catalog, &table, &tracked.context.id);
                 Ok(one_batch(count_batch(commit(tracked, catalog, &table, changed, leftovers).await?)?))
             })));
+        }
+        if statement.command != RowCommand::Delete {
+            check_assigned(&plan, BEFORE, target.loaded(), &state)?;
         }
         let input = state.create_physical_plan(&plan).await.map_err(|error| from_datafusion(&error))?;
         let (command, once) = (statement.command, statement.may_repeat_rows());

@@ -96,9 +96,10 @@ fn failed(uri: &str, error: ParquetError) -> Error {
 
 /// The typed error of an object store.
 pub(super) fn unreachable(uri: &str, error: object_store::Error) -> Error {
-    // What the store found out by itself: that the file is cut short.
-    match error.source() {
-        Some(source) if source.is::<Error>() => damaged(uri, "is cut short").with_source(error),
+    let own = error.source().and_then(|source| source.downcast_ref::<Error>());
+    match own.map(Error::code) {
+        // What the store found out by itself: that the file is cut short.
+        Some(ErrorCode::DataCorrupt) => damaged(uri, "is cut short").with_source(error),
         _ => from_object_store(uri, error),
     }
 }

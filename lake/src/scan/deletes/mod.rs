@@ -40,6 +40,7 @@ pub(crate) use self::plan::{recipe, with_key_columns};
 use self::positions::Positions;
 use super::conform::field_id;
 use super::readers;
+use crate::location::one_spelling;
 
 /// Delete files that one data file waits for at the same time.
 const READS_AT_ONCE: usize = 8;
@@ -49,7 +50,7 @@ pub(crate) struct ScanDeletes {
     recipe: Recipe,
     /// By the data file's key.
     data: HashMap<String, usize>,
-    /// Rows of each data file, by its URI: positions of other files, or behind the last row, are not kept.
+    /// Rows of each data file, by its URI in [`one_spelling`]: positions of other files, or behind the last row, are not kept.
     rows: Arc<HashMap<String, u64>>,
     /// One a delete file; that of a file of equality deletes stays empty.
     positions: Vec<OnceCell<Arc<Positions>>>,
@@ -82,7 +83,7 @@ impl ScanDeletes {
     /// Errors: `INTERNAL` for a recipe that is not consistent.
     pub(crate) fn new(table: &str, recipe: Recipe, columns: &Schema, runtime: &Arc<RuntimeEnv>) -> Result<Self> {
         let data = recipe.data.iter().enumerate().map(|(number, file)| (file.path.clone(), number));
-        let rows = recipe.data.iter().map(|file| (file.uri.clone(), file.rows));
+        let rows = recipe.data.iter().map(|file| (one_spelling(&file.uri).into_owned(), file.rows));
         Ok(Self {
             data: data.collect(),
             rows: Arc::new(rows.collect()),

@@ -14,9 +14,10 @@ use townlake_common::Result;
 
 use super::budget::Budget;
 use super::file::{File, Source};
+use crate::location::one_spelling;
 use crate::schema::field_id;
 
-/// What one delete file says, by the URI of the data file.
+/// What one delete file says, by the URI of the data file in [`one_spelling`].
 #[derive(Default)]
 pub(super) struct Positions(HashMap<String, RoaringTreemap>);
 
@@ -38,7 +39,7 @@ impl Positions {
 
     /// Those of one data file.
     pub(super) fn of_one(uri: &str, deleted: RoaringTreemap) -> Self {
-        Self(HashMap::from([(uri.to_string(), deleted)]))
+        Self(HashMap::from([(one_spelling(uri).into_owned(), deleted)]))
     }
 
     fn add(&mut self, batch: &RecordBatch, rows: &HashMap<String, u64>, file: &File) -> Result<()> {
@@ -58,9 +59,10 @@ impl Positions {
             if let Some(negative) = run.iter().find(|place| **place < 0) {
                 return Err(file.damaged(&format!("deletes row {negative} of {path}")));
             }
-            if let Some(rows) = rows.get(path) {
+            let path = one_spelling(path);
+            if let Some(rows) = rows.get(path.as_ref()) {
                 let known = run.iter().filter_map(|place| u64::try_from(*place).ok()).filter(|place| place < rows);
-                self.0.entry(path.to_string()).or_default().extend(known);
+                self.0.entry(path.into_owned()).or_default().extend(known);
             }
             start = end;
         }
@@ -69,7 +71,7 @@ impl Positions {
 
     /// The deleted rows of the data file.
     pub(super) fn of(&self, uri: &str) -> Option<&RoaringTreemap> {
-        self.0.get(uri)
+        self.0.get(one_spelling(uri).as_ref())
     }
 }
 

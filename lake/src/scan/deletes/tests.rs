@@ -14,13 +14,15 @@ use datafusion_proto::physical_plan::AsExecutionPlan;
 use datafusion_proto::protobuf::PhysicalPlanNode;
 use iceberg::TableUpdate;
 use iceberg::metadata_columns::{RESERVED_FIELD_ID_DELETE_FILE_PATH, RESERVED_FIELD_ID_DELETE_FILE_POS};
-use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat, FormatVersion, Literal, Struct};
+use iceberg::spec::{
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, FormatVersion, Literal, Struct,
+};
 use parquet::arrow::{ArrowWriter, PARQUET_FIELD_ID_META_KEY};
-use townlake_common::ErrorCode;
+use townlake_common::{ErrorCode, Principal, QueryContext, QueryId};
 
 use crate::scan::fixture::{LakeCodec, code};
 use crate::testing::{Lake, as_text, file};
-use crate::{LakeTable, LoadedTable, PartitionField, TableChange};
+use crate::{LakeTable, LoadedTable, PartitionField, PositionDeletes, TableChange};
 
 fn with_id(name: &str, of: DataType, id: i32) -> Field {
     Field::new(name, of, true).with_metadata(HashMap::from([(PARQUET_FIELD_ID_META_KEY.to_string(), id.to_string())]))
@@ -50,13 +52,18 @@ fn delete_file(
 }
 
 fn positions(lake: &Lake, name: &str, rows: &[(&str, i64)]) -> DataFile {
+    positions_with(lake, name, rows, |_| {})
+}
+
+/// The same with more in its record.
+fn positions_with(lake: &Lake, name: &str, rows: &[(&str, i64)], more: impl FnOnce(&mut DataFileBuilder)) -> DataFile {
     let fields = vec![
         with_id("file_path", DataType::Utf8, RESERVED_FIELD_ID_DELETE_FILE_PATH),
         with_id("pos", DataType::Int64, RESERVED_FIELD_ID_DELETE_FILE_POS),
     ];
     let paths: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(path, _)| path)));
     let places: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, pos)| *pos)));
-    delete_file(lake, name, DataContentType::PositionDeletes, fields, vec![paths, places], |_| {})
+    delete_file(lake, name, DataContentType::PositionDeletes, fields, vec![paths, places], more)
 }
 
 fn equality(lake: &Lake, name: &str, keys: Vec<(Field, ArrayRef)>, partition: Struct) -> DataFile {
@@ -147,6 +154,38 @@ async fn rows_are_deleted_by_position() {
     let (answer, metrics) = remote(&lake, &context, "SELECT id FROM t").await;
     assert_eq!(answer.len(), 4);
     assert_eq!(count(&metrics, "delete_files_read"), 2, "once for two data files");
+}
+
+#[tokio::test]
+async fn deletes_that_spell_their_data_file_in_another_way_apply() {
+    let (lake, context) = table().await;
+    let a = insert(&lake, &context, rows(0..5)).await;
+    insert(&lake, &context, rows(10..12)).await;
+    let other = a.replace("file://", "file:");
+    assert_ne!(a, other);
+    // By their content alone, by bounds, and by the file that the record names.
+    lake.commit_deletes("t", 0, vec![positions(&lake, "p1", &[(&other, 0)])]).await;
+    let bound = || HashMap::from([(RESERVED_FIELD_ID_DELETE_FILE_PATH, Datum::string(other.clone()))]);
+    let bounded = positions_with(&lake, "p2", &[(&other, 1)], |f| {
+        f.lower_bounds(bound()).upper_bounds(bound());
+    });
+    lake.commit_deletes("t", 0, vec![bounded]).await;
+    let named = positions_with(&lake, "p3", &[(&other, 2)], |f| {
+        f.referenced_data_file(Some(other.clone()));
+    });
+    lake.commit_deletes("t", 0, vec![named]).await;
+    assert_eq!(lake.rows(&context, "t", IDS).await, one(&["3", "4", "10", "11"]));
+    assert_eq!(remote(&lake, &context, IDS).await.0, one(&["3", "4", "10", "11"]));
+
+    // None is lost when they become one file.
+    let table = lake.load("t").await;
+    let query = QueryContext::new(QueryId::generate(), Principal::new("ann", vec![]));
+    let merging = PositionDeletes::plan(&table).await.unwrap();
+    assert_eq!(merging.count(), 3);
+    let plan = merging.write_plan(&context.state(), &query).await.unwrap().unwrap();
+    let written = merging.written(&collect(plan, context.task_ctx()).await.unwrap()).unwrap();
+    lake.catalog.commit_delta(&table, &merging.delta(written), &query.id).await.unwrap().unwrap();
+    assert_eq!(lake.rows(&context, "t", IDS).await, one(&["3", "4", "10", "11"]));
 }
 
 #[tokio::test]

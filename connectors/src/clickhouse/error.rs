@@ -1,0 +1,245 @@
+//! What ClickHouse and the way to it report, as our typed errors: catalog and host are named, URL, password and data are not.
+
+use townlake_common::{Error, ErrorCode};
+
+/// Longest text of the server that is told.
+const TEXT_LIMIT: usize = 300;
+
+/// Which server an error is about.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    /// The catalog's name.
+    pub catalog: String,
+    /// `host:port`.
+    pub host: String,
+}
+
+impl Server {
+    /// The typed error of an exception that the server told, by its text: `Code: 60. DB::Exception: …`. `doing` says what we
+    /// were about, for example `read table db.orders`.
+    pub fn exception(&self, doing: &str, code: Option<i32>, text: &str) -> Error {
+        let (catalog, host) = (&self.catalog, &self.host);
+        let Some(code) = code.or_else(|| code_in(text)) else {
+            return self.corrupt("an error without a code");
+        };
+        let told = if tells_no_data(code) { reason(text) } else { None };
+        let told = told.map(|reason| format!(": {reason}")).unwrap_or_default();
+        let message = format!("catalog {catalog}: ClickHouse at {host} refused to {doing}{told} (code {code})");
+        let error = Error::new(code_of(code), message);
+        match code {
+            164 | 452 => error.with_hint("the account must be allowed to change settings: readonly = 2, or 0"),
+            202 | 209 | 210 | 425 | 999 => error.retryable(),
+            _ => error,
+        }
+    }
+
+    /// An answer that is no exception, with a status that is no success: of a proxy, most likely.
+    pub fn refused(&self, doing: &str, status: u16) -> Error {
+        let (catalog, host) = (&self.catalog, &self.host);
+        let message = format!("catalog {catalog}: {host} answered with HTTP status {status} to: {doing}");
+        match status {
+            401 | 403 | 407 => Error::new(ErrorCode::SourceDenied, message),
+            429 | 502..=504 => Error::new(ErrorCode::SourceUnavailable, message).retryable(),
+            300..=399 => Error::new(ErrorCode::SourceError, message)
+                .with_hint("a redirect is not followed: name its target in `url`"),
+            _ => Error::new(ErrorCode::SourceError, message),
+        }
+    }
+
+    /// The server could not be reached, or the connection to it broke.
+    pub fn unreachable(&self, doing: &str, error: reqwest::Error) -> Error {
+        let (catalog, host) = (&self.catalog, &self.host);
+        // The URL has no password (it goes in headers), and is nobody's business all the same.
+        let error = error.without_url();
+        let reason = innermost(&error);
+        if is_tls(&error) {
+            let message = format!("catalog {catalog}: TLS with ClickHouse at {host} failed: {reason}");
+            return Error::new(ErrorCode::SourceDenied, message)
+                .with_hint(format!("see `tls_ca` in [catalogs.{catalog}]"))
+                .with_source(error);
+        }
+        let message = format!("catalog {catalog}: ClickHouse at {host} cannot be reached to {doing}: {reason}");
+        Error::new(ErrorCode::SourceUnavailable, message)
+            .with_hint("check that the server runs and accepts HTTP connections from here")
+            .with_source(error)
+            .retryable()
+    }
+
+    /// The server could not be reached in time.
+    pub fn timed_out(&self, doing: &str) -> Error {
+        let message = format!("catalog {}: ClickHouse at {} did not answer in time: {doing}", self.catalog, self.host);
+        Error::new(ErrorCode::SourceUnavailable, message).retryable()
+    }
+
+    /// Bytes came that are no answer of a ClickHouse server to what we asked.
+    pub fn corrupt(&self, what: &str) -> Error {
+        let message =
+            format!("catalog {}: ClickHouse at {} sent what cannot be decoded: {what}", self.catalog, self.host);
+        Error::new(ErrorCode::DataCorrupt, message)
+    }
+}
+
+/// The innermost cause, which says most: `Connection refused`.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// Whether a TLS handshake failed: the other side is not who it should be, which another try does not change.
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(inner) = cause {
+        if inner.is::<rustls::Error>() {
+            return true;
+        }
+        // What an io::Error wraps is not its source, but itself.
+        cause = match inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => inner.source(),
+        };
+    }
+    false
+}
+
+/// The code in an exception's text.
+pub(crate) fn code_in(text: &str) -> Option<i32> {
+    let digits = text.split("Code: ").nth(1)?;
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits.get(..end)?.parse().ok()
+}
+
+/// What an exception's text says, without the version, the statement and the stack.
+fn reason(text: &str) -> Option<String> {
+    let text = text.split("DB::Exception: ").nth(1)?;
+    let ends = [
+        ", e.what()",
+        ": While processing",
+        ": while ",
+        ": While ",
+        " In scope ",
+        " in scope ",
+        ". Stack trace",
+        " (version ",
+        "\n",
+    ];
+    let end = ends.iter().filter_map(|end| text.find(end)).min().unwrap_or(text.len());
+    let reason: String = text.get(..end)?.chars().take(TEXT_LIMIT).collect();
+    let reason = reason.trim().trim_end_matches('.');
+    (!reason.is_empty()).then(|| reason.to_string())
+}
+
+/// Of these the text names tables, columns, grants and limits. Others may quote rows, literals or the account.
+fn tells_no_data(code: i32) -> bool {
+    matches!(
+        code,
+        10 | 16
+            | 44
+            | 46
+            | 47
+            | 48
+            | 50
+            | 60
+            | 73
+            | 81
+            | 115
+            | 158
+            | 159
+            | 160
+            | 164
+            | 181
+            | 201
+            | 202
+            | 203
+            | 209
+            | 210
+            | 218
+            | 241
+            | 242
+            | 307
+            | 344
+            | 392
+            | 394
+            | 396
+            | 425
+            | 452
+            | 497
+    )
+}
+
+/// ClickHouse's `src/Common/ErrorCodes.cpp` in our terms.
+fn code_of(code: i32) -> ErrorCode {
+    match code {
+        // UNKNOWN_TABLE, TABLE_IS_DROPPED
+        60 | 218 => ErrorCode::TableNotFound,
+        // NOT_FOUND_COLUMN_IN_BLOCK, NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER
+        10 | 16 | 47 => ErrorCode::ColumnNotFound,
+        // READONLY, UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, IP_ADDRESS_NOT_ALLOWED, UNKNOWN_ADDRESS_PATTERN_TYPE,
+        // DATABASE_ACCESS_DENIED, SETTING_CONSTRAINT_VIOLATION, ACCESS_DENIED, UNKNOWN_ROLE, AUTHENTICATION_FAILED
+        164 | 192..=196 | 291 | 452 | 497 | 511 | 516 => ErrorCode::SourceDenied,
+        // QUOTA_EXCEEDED
+        201 => ErrorCode::ResourceExhausted,
+        // TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR, SYSTEM_ERROR, KEEPER_EXCEPTION
+        202 | 209 | 210 | 425 | 999 => ErrorCode::SourceUnavailable,
+        _ => ErrorCode::SourceError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server() -> Server {
+        Server { catalog: "ch".into(), host: "127.0.0.1:8123".into() }
+    }
+
+    #[test]
+    fn exceptions_are_classified_in_old_words_and_new() {
+        let cases = [
+            (
+                "Code: 60, e.displayText() = DB::Exception: Table default.x doesn't exist., e.what() = DB::Exception",
+                "Table default.x doesn't exist (code 60)",
+                ErrorCode::TableNotFound,
+            ),
+            (
+                "Code: 60. DB::Exception: Table db.x does not exist. (UNKNOWN_TABLE) (version 26.9.2.1)",
+                "Table db.x does not exist. (UNKNOWN_TABLE) (code 60)",
+                ErrorCode::TableNotFound,
+            ),
+            (
+                "Code: 241. DB::Exception: Memory limit exceeded: While executing X",
+                "Memory limit exceeded (code 241)",
+                ErrorCode::SourceError,
+            ),
+            (
+                "Code: 202. DB::Exception: Too many simultaneous queries",
+                "queries (code 202)",
+                ErrorCode::SourceUnavailable,
+            ),
+        ];
+        for (text, told, code) in cases {
+            let error = server().exception("read", None, text);
+            assert_eq!(error.code(), code, "{text}");
+            assert!(error.message().ends_with(told), "{error}");
+        }
+        assert!(server().exception("read", None, "Code: 202. DB::Exception: x").is_retryable());
+        assert_eq!(server().exception("read", None, "hello").code(), ErrorCode::DataCorrupt);
+    }
+
+    #[test]
+    fn no_account_and_no_row_is_told() {
+        let secrets = [
+            "Code: 193, e.displayText() = DB::Exception: Wrong password for user hunter2, e.what() = DB::Exception",
+            "Code: 6. DB::Exception: Cannot parse string 'hunter2' as UInt8: syntax error",
+            "Code: 395. DB::Exception: hunter2: while executing 'FUNCTION throwIf'",
+            "Code: 47. DB::Exception: Unknown identifier `a` in scope SELECT a FROM t WHERE s = 'hunter2'",
+        ];
+        for text in secrets {
+            let error = server().exception("read", None, text);
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
+        assert_eq!(server().exception("x", Some(516), "").code(), ErrorCode::SourceDenied);
+    }
+}

@@ -1,0 +1,303 @@
+//! Dynamic filters: the keys of the small side of a join go into the scan of a source on the other side, as a list or as a range.
+//!
+//! The small side is run once for its keys before the query begins, and again in the query. So it must be cheap, and give the same rows both
+//! times: only nodes and functions that do are let through, and sources that are read at a pinned moment. It is an optimisation only: what
+//! takes too long, or has too many rows, is given up, and errors are left for the query to find.
+//!
+//! A row of the scan may go where no row of the other side has its key, if the join drops it then ([`drops`]).
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, ArrayRef};
+use async_trait::async_trait;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{JoinSide, JoinType, NullEquality, Result as DFResult, ScalarValue};
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr_common::physical_expr::is_volatile;
+use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::joins::HashJoinExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, PhysicalExpr, ReplaceChildrenOptions};
+use futures::StreamExt;
+use townlake_common::Result;
+
+use crate::operation::Operation;
+use crate::scan::SourceScanExec;
+
+type Plan = Arc<dyn ExecutionPlan>;
+
+/// A scan of fewer rows is read as it is.
+const LEAST_ROWS: u64 = 10_000;
+/// The small side: so many rows of sources, so many bytes of files.
+const SMALL_ROWS: u64 = 20_000;
+const SMALL_BYTES: u64 = 32 << 20;
+/// More rows than that are not looked at.
+const MOST_KEYS_READ: usize = 200_000;
+/// Above that a list becomes a range.
+const LONGEST_LIST: usize = 1000;
+/// How long the keys are waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Runs a plan in this process.
+#[async_trait]
+pub trait RunPlan: Send + Sync {
+    /// The rows of all its partitions.
+    async fn run(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream>;
+}
+
+/// The plan whose scans of sources have the keys of their joins in them, and how many scans do.
+pub async fn with_dynamic_filters(plan: Plan, run: &dyn RunPlan) -> (Plan, usize) {
+    let mut count = 0;
+    let filtered = filtered(Arc::clone(&plan), run, &mut count).await;
+    match filtered {
+        Some(filtered) => (filtered, count),
+        None => (plan, 0),
+    }
+}
+
+async fn filtered(plan: Plan, run: &dyn RunPlan, count: &mut usize) -> Option<Plan> {
+    let mut children: Vec<Plan> = Vec::new();
+    for child in plan.children() {
+        children.push(Box::pin(filtered(Arc::clone(child), run, count)).await?);
+    }
+    if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
+        for side in [JoinSide::Left, JoinSide::Right] {
+            let (scanned, other) = if side == JoinSide::Left { (0, 1) } else { (1, 0) };
+            let (Some(scan_side), Some(key_side)) = (children.get(scanned), children.get(other)) else { continue };
+            if let Some(new) = filter_side(join, side, scan_side, key_side, run).await
+                && let Some(place) = children.get_mut(scanned)
+            {
+                *place = new;
+                *count += 1;
+            }
+        }
+    }
+    let is_same = plan.children().into_iter().zip(&children).all(|(before, after)| Arc::ptr_eq(before, after));
+    if is_same { Some(plan) } else { over(&plan, children).ok() }
+}
+
+/// Whether the join gives no row for a row of this side that finds none on the other.
+fn drops(join_type: JoinType, side: JoinSide) -> bool {
+    match join_type {
+        JoinType::Inner | JoinType::LeftSemi | JoinType::RightSemi => true,
+        JoinType::Left | JoinType::LeftAnti | JoinType::LeftMark => side == JoinSide::Right,
+        JoinType::Right | JoinType::RightAnti | JoinType::RightMark => side == JoinSide::Left,
+        JoinType::Full => false,
+    }
+}
+
+/// The side with the keys of the other in its scan; `None`: it stays.
+async fn filter_side(join: &HashJoinExec, side: JoinSide, scan_side: &Plan, key_side: &Plan, run: &dyn RunPlan) -> Option<Plan> {
+    let is_plain = join.null_equality() == NullEquality::NullEqualsNothing && !join.null_aware;
+    if !is_plain || !drops(*join.join_type(), side) {
+        return None;
+    }
+    let pairs =
+        join.on().iter().map(|(left, right)| if side == JoinSide::Left { (left, right) } else { (right, left) });
+    let pairs = pairs.filter_map(|(scanned, key)| Some((column_of_scan(scan_side, scanned)?, key)));
+    let pairs: Vec<(usize, &Arc<dyn PhysicalExpr>)> = pairs.collect();
+    let scan = scan_below(scan_side)?;
+    let is_large = scan.scan().estimate().rows.is_none_or(|rows| rows >= LEAST_ROWS);
+    if pairs.is_empty() || !is_large || !Small::of(key_side) || pairs.iter().any(|(_, key)| is_volatile(key)) {
+        return None;
+    }
+    let exprs: Vec<_> =
+        pairs.iter().enumerate().map(|(place, (_, key))| (Arc::clone(key), format!("key{place}"))).collect();
+    let keys = ProjectionExec::try_new(exprs, Arc::clone(key_side)).ok()?;
+    let read = tokio::time::timeout(PATIENCE, read_keys(Arc::new(keys), pairs.len(), run));
+    let keys = read.await.ok().flatten()?;
+    let mut pushed = Arc::clone(scan.scan());
+    let mut any = false;
+    for ((column, _), keys) in pairs.iter().zip(keys) {
+        let next = match &keys.wanted() {
+            Wanted::Among(values) => pushed.push(&Operation::Among { column: *column, values }),
+            Wanted::Between(low, high) => pushed.push(&Operation::Between { column: *column, low, high }),
+        };
+        if let Ok(next) = next {
+            (pushed, any) = (next, true);
+        }
+    }
+    if !any {
+        return None;
+    }
+    replace_scan(scan_side, scan.with_scan(pushed)).ok()
+}
+
+/// The scan below nodes that give its rows on, each or some of them.
+fn scan_below(plan: &Plan) -> Option<&SourceScanExec> {
+    match plan.downcast_ref::<SourceScanExec>() {
+        Some(scan) => Some(scan),
+        None => passes(plan).then(|| plan.children().into_iter().next()).flatten().and_then(scan_below),
+    }
+}
+
+/// Whether a node gives on rows of its one child, whichever others there are.
+fn passes(plan: &Plan) -> bool {
+    let is_known = plan.is::<RepartitionExec>()
+        || plan.is::<CoalescePartitionsExec>()
+        || plan.is::<FilterExec>()
+        || plan.is::<ProjectionExec>();
+    is_known && plan.fetch().is_none()
+}
+
+/// The scan's column that an expression over the plan is.
+fn column_of_scan(plan: &Plan, expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
+    let place = expr.downcast_ref::<Column>()?.index();
+    if plan.is::<SourceScanExec>() {
+        return Some(place);
+    }
+    if !passes(plan) {
+        return None;
+    }
+    let child = plan.children().into_iter().next()?;
+    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+        return column_of_scan(child, &projection.expr().get(place)?.expr);
+    }
+    let place = match plan.downcast_ref::<FilterExec>().and_then(|filter| filter.projection().as_ref()) {
+        Some(projection) => *projection.get(place)?,
+        None => place,
+    };
+    let name = child.schema().fields().get(place)?.name().clone();
+    column_of_scan(child, &(Arc::new(Column::new(&name, place)) as Arc<dyn PhysicalExpr>))
+}
+
+fn replace_scan(plan: &Plan, scan: SourceScanExec) -> DFResult<Plan> {
+    match plan.is::<SourceScanExec>() {
+        true => Ok(Arc::new(scan)),
+        false => match plan.children().into_iter().next() {
+            Some(child) => over(plan, vec![replace_scan(child, scan)?]),
+            None => Ok(Arc::clone(plan)),
+        },
+    }
+}
+
+fn over(plan: &Plan, children: Vec<Plan>) -> DFResult<Plan> {
+    Arc::clone(plan).replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+}
+
+/// What a plan reads, if it is small and gives the same rows each time.
+#[derive(Default)]
+struct Small {
+    rows: u64,
+    bytes: u64,
+}
+
+impl Small {
+    fn of(plan: &Plan) -> bool {
+        let mut small = Self::default();
+        small.add(plan) && small.rows <= SMALL_ROWS && small.bytes <= SMALL_BYTES
+    }
+
+    fn add(&mut self, plan: &Plan) -> bool {
+        if plan.fetch().is_some() || has_volatile(plan) {
+            return false;
+        }
+        if let Some(scan) = plan.downcast_ref::<SourceScanExec>() {
+            let rows = scan.scan().estimate().rows;
+            self.rows = self.rows.saturating_add(rows.unwrap_or(u64::MAX));
+            return scan.scan().gives_the_same_again();
+        }
+        if let Some(files) = plan.downcast_ref::<DataSourceExec>() {
+            let Some(files) = files.data_source().downcast_ref::<FileScanConfig>() else { return false };
+            let sizes = files.file_groups.iter().flat_map(|group| group.iter()).map(|file| file.effective_size());
+            self.bytes = self.bytes.saturating_add(sizes.sum());
+            return files.limit.is_none();
+        }
+        let is_distinct = plan.downcast_ref::<AggregateExec>().is_some_and(|node| node.aggr_expr().is_empty());
+        let is_known = passes(plan) || plan.is::<HashJoinExec>() || is_distinct;
+        is_known && plan.children().into_iter().all(|child| self.add(child))
+    }
+}
+
+fn has_volatile(plan: &Plan) -> bool {
+    let mut found = false;
+    let looked = plan.apply_expressions(&mut |expr| {
+        found |= is_volatile(expr);
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found || looked.is_err()
+}
+
+/// The keys of one column.
+#[derive(Default)]
+struct Keys {
+    values: HashSet<ScalarValue>,
+    /// Where there are too many values.
+    range: Option<(ScalarValue, ScalarValue)>,
+}
+
+enum Wanted {
+    Among(Vec<ScalarValue>),
+    Between(ScalarValue, ScalarValue),
+}
+
+/// The keys of each column; `None`: too many rows, or an error, which the query will find as well.
+async fn read_keys(plan: Plan, columns: usize, run: &dyn RunPlan) -> Option<Vec<Keys>> {
+    let mut rows = run.run(plan).await.ok()?;
+    let mut keys: Vec<Keys> = (0..columns).map(|_| Keys::default()).collect();
+    let mut read = 0;
+    while let Some(batch) = rows.next().await {
+        let batch = batch.ok()?;
+        read += batch.num_rows();
+        if read > MOST_KEYS_READ {
+            return None;
+        }
+        for (keys, column) in keys.iter_mut().zip(batch.columns()) {
+            keys.add(column)?;
+        }
+    }
+    Some(keys)
+}
+
+impl Keys {
+    fn add(&mut self, column: &ArrayRef) -> Option<()> {
+        for row in 0..column.len() {
+            // NULL equals nothing.
+            if column.is_null(row) {
+                continue;
+            }
+            let value = ScalarValue::try_from_array(column, row).ok()?;
+            match &mut self.range {
+                Some((low, high)) => {
+                    if value < *low {
+                        *low = value.clone();
+                    }
+                    if value > *high {
+                        *high = value;
+                    }
+                }
+                None => {
+                    self.values.insert(value);
+                    if self.values.len() > LONGEST_LIST {
+                        let values = std::mem::take(&mut self.values);
+                        let least = values.iter().reduce(|a, b| if b < a { b } else { a })?.clone();
+                        let greatest = values.iter().reduce(|a, b| if b > a { b } else { a })?.clone();
+                        self.range = Some((least, greatest));
+                    }
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// What the scan is asked for.
+    fn wanted(self) -> Wanted {
+        match self.range {
+            Some((low, high)) => Wanted::Between(low, high),
+            None => {
+                let mut values: Vec<_> = self.values.into_iter().collect();
+                values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
+                Wanted::Among(values)
+            }
+        }
+    }
+}
