@@ -4,6 +4,7 @@ mod access;
 mod chaos;
 mod clickhouse;
 mod deep;
+mod kafka;
 mod load;
 mod membership;
 mod nodes;

@@ -30,6 +30,11 @@ impl Kafka {
     /// A broker of one's own; `None` (and a line on standard error) where Kafka or the Python client was not fetched, unless
     /// `TOWNLAKE_REQUIRE_SERVERS` is set. Panics when it is there and does not start.
     pub fn start(test: &str) -> Option<Self> {
+        Self::start_with(test, "")
+    }
+
+    /// The same, with further lines of its settings.
+    pub fn start_with(test: &str, settings: &str) -> Option<Self> {
         let cache = PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/townlake");
         let jars = std::env::var_os("TOWNLAKE_KAFKA").map_or_else(|| cache.join("kafka"), PathBuf::from);
         let python = std::env::var_os("TOWNLAKE_VENV").map_or_else(|| cache.join("venv"), PathBuf::from).join("bin/python");
@@ -46,7 +51,7 @@ impl Kafka {
         let folder = tempfile::Builder::new().prefix("townlake-kafka-").tempdir().expect("a temporary folder");
         let [plain, sasl, tls, mutual, controller] = [(); 5].map(|()| free_port());
         make_certificates(folder.path());
-        write_settings(folder.path(), [plain, sasl, tls, mutual, controller]);
+        write_settings(folder.path(), [plain, sasl, tls, mutual, controller], settings);
         format(&jars, folder.path());
         let server = Mutex::new(launch(&jars, folder.path()));
         let kafka = Self { server, folder, jars, python, plain, sasl, tls, mutual };
@@ -101,6 +106,19 @@ impl Kafka {
         let mut command = Command::new(&self.python);
         command.arg("-c").arg(text).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().expect("start Python")
+    }
+
+    /// Writes lines into a topic with Kafka's own client, packed by `codec`.
+    pub fn java_producer(&self, topic: &str, codec: &str, lines: &str) {
+        let mut command = java(&self.jars, self.folder.path());
+        command.args(["org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", &self.broker(), "--topic", topic]);
+        command.args(["--compression-codec", codec, "--batch-size", "5000"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("java");
+        let mut stdin = child.stdin.take().expect("its standard input");
+        stdin.write_all(lines.as_bytes()).expect("write lines");
+        drop(stdin);
+        let output = child.wait_with_output().expect("wait for Kafka's producer");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Kills the broker.
@@ -218,7 +236,7 @@ fn make_certificates(folder: &Path) {
     fs::write(folder.join("server.pem"), both).expect("write the broker's certificate");
 }
 
-fn write_settings(folder: &Path, ports: [u16; 5]) {
+fn write_settings(folder: &Path, ports: [u16; 5], more: &str) {
     let [plain, sasl, tls, mutual, controller] = ports;
     let plain_login = "org.apache.kafka.common.security.plain.PlainLoginModule required";
     let scram_login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
@@ -239,7 +257,7 @@ fn write_settings(folder: &Path, ports: [u16; 5]) {
          transaction.state.log.min.isr=1\noffsets.topic.num.partitions=1\ntransaction.state.log.num.partitions=1\n\
          group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n\
          log.cleaner.backoff.ms=100\nlog.cleaner.min.compaction.lag.ms=0\nlog.retention.check.interval.ms=500\n\
-         log.initial.task.delay.ms=100\n",
+         log.initial.task.delay.ms=100\n{more}",
         folder = folder.display()
     );
     fs::write(folder.join("server.properties"), settings).expect("write the settings");

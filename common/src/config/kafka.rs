@@ -8,8 +8,9 @@ use url::Url;
 
 use crate::{Error, ErrorCode, Result, Secret};
 
-/// The columns that every table of a topic has, whatever its values are.
-pub const KAFKA_COLUMNS: [&str; 6] = ["_partition", "_offset", "_timestamp", "_timestamp_type", "_key", "_headers"];
+/// The columns that tables of topics have, whatever their values are (`_error` where errors are NULL).
+pub const KAFKA_COLUMNS: [&str; 7] =
+    ["_partition", "_offset", "_timestamp", "_timestamp_type", "_key", "_headers", "_error"];
 
 /// A Kafka cluster.
 #[derive(Debug, Clone, Deserialize)]
@@ -159,7 +160,7 @@ pub enum OnError {
     /// The query fails.
     #[default]
     Fail,
-    /// The column is NULL, and the scan counts it.
+    /// The column is NULL; the scan counts it, and the column `_error` of the row tells of it.
     NullAndCount,
 }
 

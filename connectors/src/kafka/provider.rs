@@ -18,7 +18,7 @@ use super::recipe::{Recipe, Split};
 use super::sample::is_appended;
 use super::splits::{UpperBound, cut, ranges};
 use super::tables::Table;
-use super::types::Column;
+use super::types::{Column, Source};
 use crate::scan::{Estimate, SourceScanExec, external};
 
 /// A LIMIT up to this without a filter is read by one split a partition: the others would begin in vain.
@@ -64,6 +64,11 @@ impl KafkaTable {
         };
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let projected = projection.unwrap_or(&all);
+        let columns: Vec<Column> = projected.iter().filter_map(|index| self.columns.get(*index).cloned()).collect();
+        // Who wants to see errors wants those of all columns.
+        let is_checked = columns.iter().any(|column| column.source == Source::Error);
+        let checked = self.columns.iter().filter(|column| is_checked && column.is_of_value() && !columns.contains(column));
+        let checked = checked.cloned().collect();
         let unused = filters.iter().filter(|filter| !is_used(filter));
         let offsets = ranges.iter().map(|range| range.len()).sum();
         let recipe = Recipe {
@@ -77,7 +82,8 @@ impl KafkaTable {
             committed: self.cluster.committed,
             format: self.table.format,
             null_and_count: self.table.null_and_count,
-            columns: projected.iter().filter_map(|index| self.columns.get(*index).cloned()).collect(),
+            columns,
+            checked,
             limit: limit.map(|limit| limit as u64),
             local_filters: unused
                 .map(|filter| format!("{filter}: Kafka knows partitions, offsets and times"))

@@ -118,7 +118,7 @@ impl SplitReader {
             is_untouched: false,
             visibility: Visibility::default(),
             records: None,
-            rows: Rows::new(&recipe.columns, recipe.arrow_schema(), recipe.null_and_count),
+            rows: Rows::new(&recipe.columns, &recipe.checked, recipe.arrow_schema(), recipe.null_and_count),
             bytes: 0,
             progress: Progress { position: split.start, since: Instant::now(), is_lost: false },
             metrics: metrics.clone(),

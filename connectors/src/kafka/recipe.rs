@@ -31,6 +31,8 @@ pub(crate) struct Recipe {
     /// Whether what cannot be decoded is NULL and counted; else the query fails.
     pub null_and_count: bool,
     pub columns: Vec<Column>,
+    /// Decoded for the column of errors, and not shown.
+    pub checked: Vec<Column>,
     /// Rows per split.
     pub limit: Option<u64>,
     /// The filters that were no help, each with the reason.
@@ -81,6 +83,7 @@ impl Recipe {
             format: format.into(),
             null_and_count: self.null_and_count,
             columns: self.columns.iter().map(Column::to_wire).collect(),
+            checked: self.checked.iter().map(Column::to_wire).collect(),
             limit: self.limit,
             local_filters: self.local_filters.clone(),
             offsets: self.estimate.rows.unwrap_or_default(),
@@ -103,7 +106,9 @@ impl Recipe {
             [] => None,
             id => Some(TopicId::try_from(id).map_err(|_| unreadable(KIND))?),
         };
-        let columns = scan.columns.into_iter().map(Column::from_wire).collect::<Option<Vec<_>>>();
+        let of_wire = |columns: Vec<wire::Column>| {
+            columns.into_iter().map(Column::from_wire).collect::<Option<Vec<_>>>().ok_or_else(|| unreadable(KIND))
+        };
         Ok(Self {
             catalog: scan.catalog,
             schema: scan.schema,
@@ -115,7 +120,8 @@ impl Recipe {
             committed: scan.read_committed,
             format,
             null_and_count: scan.null_and_count,
-            columns: columns.ok_or_else(|| unreadable(KIND))?,
+            columns: of_wire(scan.columns)?,
+            checked: of_wire(scan.checked)?,
             limit: scan.limit,
             local_filters: scan.local_filters,
             ranges: scan.ranges,
@@ -165,6 +171,7 @@ pub(crate) mod tests {
             format: KafkaFormat::Text,
             null_and_count: true,
             columns,
+            checked: vec![Column::of_value(FieldType::Varchar)],
             limit: Some(10),
             local_filters: vec!["x: y".into()],
             ranges: "0:[3,9)".into(),

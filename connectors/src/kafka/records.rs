@@ -327,7 +327,7 @@ pub(crate) mod tests {
         let mut records = batch.records().unwrap();
         let first = records.next().unwrap().unwrap();
         assert_eq!((first.offset, first.timestamp, first.appended), (100, 1000, false));
-        assert_eq!((first.key.as_deref(), first.value), (Some(&b"k"[..]), None));
+        assert_eq!((first.key.as_deref(), first.value.as_deref()), (Some(&b"k"[..]), None));
         let mut headers = Vec::new();
         first.headers(|name, value| headers.push((name.to_vec(), value.map(<[u8]>::to_vec)))).unwrap();
         assert_eq!(headers, [(b"h".to_vec(), None), (b"h".to_vec(), Some(b"1".to_vec()))]);

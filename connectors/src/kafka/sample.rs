@@ -78,6 +78,7 @@ async fn read(
         format: KafkaFormat::Raw,
         null_and_count: false,
         columns: vec![column],
+        checked: Vec::new(),
         limit: Some(limit),
         local_filters: Vec::new(),
         ranges: String::new(),

@@ -83,6 +83,9 @@ impl Table {
     /// All columns.
     pub fn columns(&self) -> Vec<Column> {
         let mut columns = Column::of_records();
+        if self.null_and_count && self.format != KafkaFormat::Raw {
+            columns.push(Column::of_errors());
+        }
         match self.format {
             KafkaFormat::Raw => columns.push(Column::of_value(FieldType::Varbinary)),
             KafkaFormat::Text => columns.push(Column::of_value(FieldType::Varchar)),

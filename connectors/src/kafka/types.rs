@@ -7,6 +7,7 @@
 //! | `_timestamp_type` | Utf8: `CreateTime` or `LogAppendTime` |
 //! | `_key` | Binary |
 //! | `_headers` | List of Struct { name Utf8, value Binary } |
+//! | `_error` | Utf8; where values that do not decode are NULL: which columns of the row, or that all of the value |
 //! | `_value` of the formats raw and text | Binary, Utf8 |
 //!
 //! Fields of JSON values have the types of [`FieldType`].
@@ -189,6 +190,8 @@ pub(crate) enum Source {
     Value(FieldType),
     /// What lies at a place in the value.
     Field(FieldType, Vec<Step>),
+    /// What of the value did not decode.
+    Error,
 }
 
 /// One column of a table.
@@ -217,6 +220,16 @@ impl Column {
         Self { name: "_value".to_string(), source: Source::Value(field_type) }
     }
 
+    /// The column that tells what of a value did not decode.
+    pub fn of_errors() -> Self {
+        Self { name: "_error".to_string(), source: Source::Error }
+    }
+
+    /// Whether it is made of the record's value.
+    pub fn is_of_value(&self) -> bool {
+        matches!(self.source, Source::Value(_) | Source::Field(..))
+    }
+
     /// The column as Arrow field.
     pub fn field(&self) -> Field {
         let nullable =
@@ -233,6 +246,7 @@ impl Column {
             Source::TimestampType => (WireSource::TimestampType, String::new(), &[][..]),
             Source::Key => (WireSource::Key, String::new(), &[][..]),
             Source::Headers => (WireSource::Headers, String::new(), &[][..]),
+            Source::Error => (WireSource::Error, String::new(), &[][..]),
             Source::Value(field_type) => (WireSource::Value, field_type.sql(), &[][..]),
             Source::Field(field_type, path) => (WireSource::Field, field_type.sql(), path.as_slice()),
         };
@@ -257,6 +271,7 @@ impl Column {
             WireSource::TimestampType => Source::TimestampType,
             WireSource::Key => Source::Key,
             WireSource::Headers => Source::Headers,
+            WireSource::Error => Source::Error,
             WireSource::Value => {
                 let whole = |kind: &FieldType| matches!(kind, FieldType::Varchar | FieldType::Varbinary);
                 Source::Value(field_type().filter(whole)?)
@@ -280,7 +295,7 @@ impl Source {
             Self::Partition => DataType::Int32,
             Self::Offset => DataType::Int64,
             Self::Timestamp => FieldType::Timestamptz.arrow(),
-            Self::TimestampType => DataType::Utf8,
+            Self::TimestampType | Self::Error => DataType::Utf8,
             Self::Key => DataType::Binary,
             Self::Headers => DataType::List(Arc::new(Field::new_list_field(DataType::Struct(header_fields()), false))),
             Self::Value(field_type) | Self::Field(field_type, _) => field_type.arrow(),
@@ -337,6 +352,7 @@ mod tests {
     fn columns_cross_the_wire() {
         let mut columns = Column::of_records();
         columns.push(Column::of_value(FieldType::Varbinary));
+        columns.push(Column::of_errors());
         let path = parse_path("$.a[3]").unwrap();
         columns
             .push(Column { name: "a".into(), source: Source::Field(FieldType::parse("decimal(9,3)").unwrap(), path) });

@@ -17,7 +17,9 @@ use super::wire::buffer::Malformed;
 
 /// Builds batches of rows.
 pub(crate) struct Rows {
+    /// Those of the schema, then those that are only checked.
     columns: Vec<Builder>,
+    names: Vec<String>,
     schema: SchemaRef,
     /// Where the fields lie, in the order of the columns that are fields.
     places: Places,
@@ -48,15 +50,21 @@ enum Builder {
     Headers(ListBuilder<StructBuilder>),
     Value(FieldBuilder),
     Field(FieldBuilder),
+    Error(StringBuilder),
 }
 
+/// What is told of a value of which nothing decodes.
+const NOT_OF_FORMAT: &str = "the value is not of the table's format";
+
 impl Rows {
-    /// Rows of these columns.
-    pub fn new(columns: &[Column], schema: SchemaRef, null_and_count: bool) -> Self {
+    /// Rows of these columns; `checked` are decoded as well, but not shown.
+    pub fn new(columns: &[Column], checked: &[Column], schema: SchemaRef, null_and_count: bool) -> Self {
+        let columns: Vec<&Column> = columns.iter().chain(checked).collect();
         let paths: Vec<&[Step]> = columns.iter().filter_map(|column| column.source.path()).collect();
         let whole = columns.iter().any(|column| matches!(column.source, Source::Value(_)));
         Self {
             columns: columns.iter().map(|column| Builder::new(&column.source)).collect(),
+            names: columns.iter().map(|column| column.name.clone()).collect(),
             schema,
             fields: paths.len(),
             has_value: whole || !paths.is_empty(),
@@ -76,7 +84,7 @@ impl Rows {
     pub fn append(&mut self, partition: i32, record: &Record) -> Result<usize, Fault> {
         let value = record.value.as_deref().filter(|_| self.has_value);
         let mut found = vec![None; self.fields];
-        let mut misfits = 0;
+        let mut misfits = Vec::new();
         let mut is_sound = true;
         if let Some(value) = value.filter(|_| self.fields > 0) {
             is_sound = self.places.find(value, &mut found);
@@ -99,23 +107,36 @@ impl Rows {
                         false => Err(builder),
                     }
                 }
+                // When all others are known.
+                Builder::Error(_) => Ok(()),
                 other => Ok(other.append(partition, record).map_err(Fault::Malformed)?),
             };
             if let Err(builder) = fits {
                 if !self.null_and_count {
                     return Err(Fault::Field(index));
                 }
-                misfits += 1;
+                misfits.push(index);
                 builder.append_null();
             }
         }
+        for builder in &mut self.columns {
+            if let Builder::Error(builder) = builder {
+                let names = || misfits.iter().filter_map(|index| self.names.get(*index).map(String::as_str));
+                match (is_sound, misfits.is_empty()) {
+                    (false, _) => builder.append_value(NOT_OF_FORMAT),
+                    (true, true) => builder.append_null(),
+                    (true, false) => builder.append_value(names().collect::<Vec<_>>().join(", ")),
+                }
+            }
+        }
         self.rows += 1;
-        Ok(misfits)
+        Ok(misfits.len())
     }
 
     /// The rows as a batch, and none after it.
     pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
-        let columns: Vec<ArrayRef> = self.columns.iter_mut().map(Builder::finish).collect();
+        let mut columns: Vec<ArrayRef> = self.columns.iter_mut().map(Builder::finish).collect();
+        columns.truncate(self.schema.fields().len());
         let options = RecordBatchOptions::new().with_row_count(Some(std::mem::take(&mut self.rows)));
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
     }
@@ -146,6 +167,7 @@ impl Builder {
             }
             Source::Value(field_type) => Self::Value(FieldBuilder::new(*field_type)),
             Source::Field(field_type, _) => Self::Field(FieldBuilder::new(*field_type)),
+            Source::Error => Self::Error(StringBuilder::new()),
         }
     }
 
@@ -164,6 +186,7 @@ impl Builder {
             Self::Key(builder) => builder.append_option(record.key.as_deref()),
             Self::Headers(builder) => append_headers(builder, record)?,
             Self::Value(builder) | Self::Field(builder) => builder.append_null(),
+            Self::Error(builder) => builder.append_null(),
         }
         Ok(())
     }
@@ -177,6 +200,7 @@ impl Builder {
             Self::Key(builder) => Arc::new(builder.finish()),
             Self::Headers(builder) => Arc::new(builder.finish()),
             Self::Value(builder) | Self::Field(builder) => builder.finish(),
+            Self::Error(builder) => Arc::new(builder.finish()),
         }
     }
 }
@@ -200,6 +224,7 @@ fn append_headers(builder: &mut ListBuilder<StructBuilder>, record: &Record) -> 
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::AsArray;
     use arrow::datatypes::Schema;
     use arrow::util::pretty::pretty_format_batches;
     use bytes::Bytes;
@@ -219,7 +244,7 @@ mod tests {
 
     fn rows(columns: &[Column], null_and_count: bool) -> Rows {
         let schema = Arc::new(Schema::new(columns.iter().map(Column::field).collect::<Vec<_>>()));
-        Rows::new(columns, schema, null_and_count)
+        Rows::new(columns, &[], schema, null_and_count)
     }
 
     fn json(name: &str, sql_type: &str) -> Column {
@@ -268,6 +293,20 @@ mod tests {
         assert_eq!(misfits, [1, 2, 0]);
         let batch = lenient.finish().unwrap();
         assert_eq!((batch.num_rows(), batch.column(0).null_count(), batch.column(1).null_count()), (3, 2, 2));
+    }
+
+    #[test]
+    fn errors_are_told_of_columns_that_are_not_shown_too() {
+        let (columns, checked) = ([Column::of_errors()], [json("a", "bigint"), json("b", "boolean")]);
+        let schema = Arc::new(Schema::new(vec![columns[0].field()]));
+        let mut rows = Rows::new(&columns, &checked, schema, true);
+        let values: [&[u8]; 4] = [br#"{"a": 1}"#, br#"{"a": "x", "b": 2}"#, b"{}", b"["];
+        for record in records(&values.map(|value| (0, None, Some(value)))) {
+            rows.append(0, &record).unwrap();
+        }
+        let batch = rows.finish().unwrap();
+        let told: Vec<_> = batch.column(0).as_string::<i32>().iter().collect();
+        assert_eq!(told, [None, Some("a, b"), None, Some(NOT_OF_FORMAT)]);
     }
 
     #[test]
