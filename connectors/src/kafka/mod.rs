@@ -13,6 +13,8 @@ mod compress;
 mod error;
 mod fields;
 mod filters;
+#[cfg(test)]
+mod hostile;
 mod json;
 mod net;
 mod pins;
