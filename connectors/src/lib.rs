@@ -23,4 +23,6 @@ mod spi;
 pub use connections::SourceConnections;
 pub use nothing_pushed::NothingPushed;
 pub use scan::SourceScanExec;
-pub use spi::{COMMENT, ForeignKey, InsertInto, NOTE, SOURCE_TYPE, Source, SourceTable, TableKeys, TableKind, column_comment};
+pub use spi::{
+    COMMENT, ForeignKey, InsertInto, NOTE, SOURCE_TYPE, Source, SourceTable, TableKeys, TableKind, column_comment,
+};

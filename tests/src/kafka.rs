@@ -37,14 +37,20 @@ impl Kafka {
     pub fn start_with(test: &str, settings: &str) -> Option<Self> {
         let cache = PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/townlake");
         let jars = std::env::var_os("TOWNLAKE_KAFKA").map_or_else(|| cache.join("kafka"), PathBuf::from);
-        let python = std::env::var_os("TOWNLAKE_VENV").map_or_else(|| cache.join("venv"), PathBuf::from).join("bin/python");
+        let python =
+            std::env::var_os("TOWNLAKE_VENV").map_or_else(|| cache.join("venv"), PathBuf::from).join("bin/python");
         let has_client = || {
             let check = Command::new(&python).args(["-c", "import confluent_kafka"]).stderr(Stdio::null()).status();
             check.is_ok_and(|status| status.success())
         };
         if !jars.join("complete.stamp").exists() || !has_client() {
             let required = std::env::var_os("TOWNLAKE_REQUIRE_SERVERS").is_some();
-            assert!(!required, "{test} needs Apache Kafka in {} and confluent-kafka in {}", jars.display(), python.display());
+            assert!(
+                !required,
+                "{test} needs Apache Kafka in {} and confluent-kafka in {}",
+                jars.display(),
+                python.display()
+            );
             eprintln!("SKIPPED {test}: there is no Apache Kafka in {}, or no confluent-kafka", jars.display());
             return None;
         }
@@ -111,9 +117,16 @@ impl Kafka {
     /// Writes lines into a topic with Kafka's own client, packed by `codec`.
     pub fn java_producer(&self, topic: &str, codec: &str, lines: &str) {
         let mut command = java(&self.jars, self.folder.path());
-        command.args(["org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", &self.broker(), "--topic", topic]);
+        command.args([
+            "org.apache.kafka.tools.ConsoleProducer",
+            "--bootstrap-server",
+            &self.broker(),
+            "--topic",
+            topic,
+        ]);
         command.args(["--compression-codec", codec, "--batch-size", "5000"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("java");
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("java");
         let mut stdin = child.stdin.take().expect("its standard input");
         stdin.write_all(lines.as_bytes()).expect("write lines");
         drop(stdin);
@@ -142,7 +155,9 @@ impl Kafka {
     fn wait_until_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(90);
         while Instant::now() < deadline {
-            if TcpStream::connect(("127.0.0.1", self.plain)).is_ok() && TcpStream::connect(("127.0.0.1", self.sasl)).is_ok() {
+            if TcpStream::connect(("127.0.0.1", self.plain)).is_ok()
+                && TcpStream::connect(("127.0.0.1", self.sasl)).is_ok()
+            {
                 return;
             }
             let ended = self.server().try_wait().ok().flatten();
@@ -219,7 +234,8 @@ fn launch(jars: &Path, folder: &Path) -> Child {
 /// An authority, and certificates of the broker and of a client, each as Kafka and as we take it.
 fn make_certificates(folder: &Path) {
     fs::write(folder.join("extensions"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").expect("write");
-    let mut steps = vec!["req -x509 -newkey rsa:2048 -nodes -subj /CN=authority -keyout ca.key -out ca.crt".to_string()];
+    let mut steps =
+        vec!["req -x509 -newkey rsa:2048 -nodes -subj /CN=authority -keyout ca.key -out ca.crt".to_string()];
     for name in ["server", "client"] {
         steps.push(format!("req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"));
         steps.push(format!(

@@ -15,10 +15,10 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
+pub use catalogs::{CatalogConfig, ClickHouseCatalog, IcebergCatalog, IcebergCatalogKind, PostgresCatalog, TlsMode};
 pub use kafka::{
     KAFKA_COLUMNS, KafkaCatalog, KafkaColumn, KafkaFormat, KafkaIsolation, KafkaTable, KafkaTls, OnError, SaslMechanism,
 };
-pub use catalogs::{CatalogConfig, ClickHouseCatalog, IcebergCatalog, IcebergCatalogKind, PostgresCatalog, TlsMode};
 pub use sections::{
     AuthConfig, ClusterConfig, ExecutorConfig, LimitsConfig, MaintenanceConfig, MembershipKind, ServerConfig,
     StoreConfig, TokenConfig, UserConfig,

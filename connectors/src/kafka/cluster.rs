@@ -45,6 +45,8 @@ pub(crate) struct Cluster {
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     pub id: Option<TopicId>,
+    /// Whether it is Kafka's own.
+    pub is_internal: bool,
     /// Address of the leader by partition; `None` where there is none just now.
     pub leaders: BTreeMap<i32, Option<Address>>,
 }
@@ -255,7 +257,7 @@ impl Session {
                         Some((broker.host.clone(), u16::try_from(broker.port).ok()?))
                     };
                     let leaders = found.partitions.iter().map(|p| (p.index, address(p.leader))).collect();
-                    let layout = Arc::new(Layout { id: found.id, leaders });
+                    let layout = Arc::new(Layout { id: found.id, is_internal: found.is_internal, leaders });
                     let entry = (Instant::now(), Arc::clone(&layout));
                     let mut layouts = self.cluster.layouts.lock();
                     layouts.retain(|_, (since, _)| since.elapsed() < LAYOUT_TIME);

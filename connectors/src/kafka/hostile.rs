@@ -64,7 +64,8 @@ fn some_answer(random: &mut StdRng, flexible: bool) -> Vec<u8> {
 
 fn decode_everything(bytes: &[u8]) {
     for (number, flexible) in [(7, false), (12, true)] {
-        let metadata = Metadata::decode(&mut Reader::new(bytes, flexible), Version { api: Api::Metadata, number, flexible });
+        let metadata =
+            Metadata::decode(&mut Reader::new(bytes, flexible), Version { api: Api::Metadata, number, flexible });
         if let Ok(metadata) = metadata {
             assert!(metadata.brokers.len() + metadata.topics.len() <= bytes.len());
         }
@@ -134,7 +135,8 @@ fn with_right_checksum(mut batch: Vec<u8>) -> Vec<u8> {
 #[test]
 fn batches_that_are_none_are_errors() {
     let mut random = StdRng::seed_from_u64(5);
-    let records: &[(i64, Option<&[u8]>, Option<&[u8]>)] = &[(0, Some(b"key"), Some(b"value")), (1, None, None), (9, Some(b""), Some(&[1; 200]))];
+    let records: &[(i64, Option<&[u8]>, Option<&[u8]>)] =
+        &[(0, Some(b"key"), Some(b"value")), (1, None, None), (9, Some(b""), Some(&[1; 200]))];
     let mut read = 0;
     for round in 0..ROUNDS {
         let attributes = [0, 0x08, 0x10, 0x20, 0x30, 1, 2, 3, 4, 7][usize::try_from(round % 10).unwrap()];

@@ -144,7 +144,9 @@ impl Source for KafkaSource {
         table: &str,
     ) -> Result<Option<Arc<dyn TableProvider>>> {
         let Some(mut definition) = self.definition(schema, table) else { return Ok(None) };
-        if self.cluster.look_up(&query.id).await?.layout(&definition.topic).await?.is_none() {
+        let layout = self.cluster.look_up(&query.id).await?.layout(&definition.topic).await?;
+        let is_shown = |is_internal: bool| !is_internal || self.defined.contains(&definition);
+        if !layout.is_some_and(|layout| is_shown(layout.is_internal)) {
             return Ok(None);
         }
         if matches!(definition.format, KafkaFormat::Avro | KafkaFormat::Protobuf) {

@@ -108,7 +108,8 @@ impl PinnedTopic {
         let range = |text: &str| {
             let (partition, range) = text.split_once(":[")?;
             let (start, end) = range.strip_suffix(')')?.split_once(',')?;
-            let split = Split { partition: partition.parse().ok()?, start: start.parse().ok()?, end: end.parse().ok()? };
+            let split =
+                Split { partition: partition.parse().ok()?, start: start.parse().ok()?, end: end.parse().ok()? };
             (split.partition >= 0 && split.start >= 0 && split.start <= split.end).then_some(split)
         };
         let ranges: Vec<Split> = parts.next()?.split_whitespace().map(range).collect::<Option<_>>()?;
@@ -147,7 +148,8 @@ mod tests {
         }
         let nothing = PinnedTopic { topic_id: None, ranges: Vec::new() };
         assert_eq!(PinnedTopic::parse(&nothing.to_text(false), false), Some(nothing));
-        for ranges in ["0:[9,3)", "0:[-1,3)", "-1:[0,3)", "0:[0,3", "0:[0)", "1:[0,1) 0:[0,1)", "0:[0,1) 0:[0,1)", "x"] {
+        for ranges in ["0:[9,3)", "0:[-1,3)", "-1:[0,3)", "0:[0,3", "0:[0)", "1:[0,1) 0:[0,1)", "0:[0,1) 0:[0,1)", "x"]
+        {
             assert_eq!(PinnedTopic::parse(&format!("id none, read_committed, {ranges}"), true), None, "{ranges}");
         }
         for text in ["", "id", "id none", "id xyz, read_committed, ", "id none, read_committed"] {

@@ -67,7 +67,8 @@ impl KafkaTable {
         let columns: Vec<Column> = projected.iter().filter_map(|index| self.columns.get(*index).cloned()).collect();
         // Who wants to see errors wants those of all columns.
         let is_checked = columns.iter().any(|column| column.source == Source::Error);
-        let checked = self.columns.iter().filter(|column| is_checked && column.is_of_value() && !columns.contains(column));
+        let checked =
+            self.columns.iter().filter(|column| is_checked && column.is_of_value() && !columns.contains(column));
         let checked = checked.cloned().collect();
         let unused = filters.iter().filter(|filter| !is_used(filter));
         let offsets = ranges.iter().map(|range| range.len()).sum();

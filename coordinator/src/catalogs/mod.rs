@@ -21,7 +21,9 @@ use townlake_common::config::{CatalogConfig, IcebergCatalog};
 use townlake_common::{Error, ErrorCode, Pinned, Principal, QueryContext, Result};
 use townlake_connectors::{Source, SourceConnections, SourceTable, TableKeys, TableKind};
 use townlake_governance::Access;
-use townlake_lake::{LakeCatalog, LakeObjects, LakeTable, LoadedTable, MetadataTable, PinnedSnapshot, TableVersion, VersionRead};
+use townlake_lake::{
+    LakeCatalog, LakeObjects, LakeTable, LoadedTable, MetadataTable, PinnedSnapshot, TableVersion, VersionRead,
+};
 
 pub use names::{Current, TableName};
 pub use types::sql_type;

@@ -27,7 +27,9 @@ async fn count(brokers: &str, keys: &str, table: &str) -> Result<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_down_is_named_and_a_restart_is_survived() {
     let Some(server) = Kafka::start("a_broker_that_is_down") else { return };
-    server.python("topic('t', 2)\np = producer()\nfor n in range(40): p.produce('t', value='x', partition=n % 2)\np.flush()");
+    server.python(
+        "topic('t', 2)\np = producer()\nfor n in range(40): p.produce('t', value='x', partition=n % 2)\np.flush()",
+    );
     let sources = connections(&server.broker(), "connect_timeout = \"2s\"\nrequest_timeout = \"20s\"");
     let read = async || {
         let query = query();
@@ -70,7 +72,9 @@ async fn logins_are_made_or_refused() {
     let Some(bus) = Bus::of("logins", script, "") else { return };
     let broker = bus.server.sasl_broker();
     let login = |mechanism: &str, user: &str, password: &str| {
-        format!("sasl = \"{mechanism}\"\nusername = \"{user}\"\npassword = \"{password}\"\nconnect_timeout = \"5s\"\nrequest_timeout = \"3s\"")
+        format!(
+            "sasl = \"{mechanism}\"\nusername = \"{user}\"\npassword = \"{password}\"\nconnect_timeout = \"5s\"\nrequest_timeout = \"3s\""
+        )
     };
     for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
         assert_eq!(count(&broker, &login(mechanism, "reader", PASSWORD), "logins").await.unwrap(), "5", "{mechanism}");
@@ -98,7 +102,9 @@ async fn tls_is_verified_and_certificates_are_shown() {
     let file = |name: &str| bus.server.file(name).display().to_string();
     let ca = format!("tls_ca = \"{}\"\nrequest_timeout = \"3s\"", file("ca.crt"));
     let identity = format!("tls_cert = \"{}\"\ntls_key = \"{}\"", file("client.crt"), file("client.key"));
-    for keys in ["tls = \"require\"".to_string(), format!("tls = \"require\"\n{ca}"), format!("tls = \"verify-full\"\n{ca}")] {
+    for keys in
+        ["tls = \"require\"".to_string(), format!("tls = \"require\"\n{ca}"), format!("tls = \"verify-full\"\n{ca}")]
+    {
         assert_eq!(count(&secure, &keys, "tls").await.unwrap(), "5", "{keys}");
     }
     assert_eq!(count(&mutual, &format!("tls = \"verify-full\"\n{ca}\n{identity}"), "tls").await.unwrap(), "5");
@@ -123,8 +129,13 @@ async fn tls_is_verified_and_certificates_are_shown() {
 
 #[tokio::test]
 async fn a_topic_that_we_may_not_read_is_denied() {
-    let Some(server) = Kafka::start_with("denied", "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
-        super.users=User:ANONYMOUS\n") else { return };
+    let Some(server) = Kafka::start_with(
+        "denied",
+        "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+        super.users=User:ANONYMOUS\n",
+    ) else {
+        return;
+    };
     server.python("topic('secret')\ntopic('open')\np = producer()\np.produce('secret', value='x')\np.produce('open', value='x')\np.flush()\n\
         from confluent_kafka.admin import AclBinding, ResourceType, ResourcePatternType, AclOperation, AclPermissionType\n\
         def allow(topic, operation): done(admin.create_acls([AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, \

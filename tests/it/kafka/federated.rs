@@ -67,7 +67,8 @@ async fn orders_of_kafka_join_accounts_of_the_lake() {
     assert!(text(count).await.contains("60000"), "the cut of before");
     connection.run("RESET SESSION cut").await.unwrap();
 
-    let columns = text("SELECT column_name, data_type FROM bus.information_schema.columns WHERE table_name = 'orders'").await;
+    let columns =
+        text("SELECT column_name, data_type FROM bus.information_schema.columns WHERE table_name = 'orders'").await;
     assert!(columns.contains("_headers") && columns.contains("amount"), "{columns}");
     let error = connection.run("INSERT INTO bus.shop.orders (account) VALUES (1)").await.unwrap_err();
     assert!(error.to_string().contains("read only"), "{error}");

@@ -111,9 +111,13 @@ for n in range(4):
         assert_eq!(whole, second == 0, "{second}: {text}");
     }
 
-    let first = "SELECT min(_timestamp) AS first, max(_timestamp) AS last FROM appended WHERE _offset BETWEEN 10 AND 19";
+    let first =
+        "SELECT min(_timestamp) AS first, max(_timestamp) AS last FROM appended WHERE _offset BETWEEN 10 AND 19";
     let times = bus.cells(&["appended"], first).await.remove(0);
-    let sql = format!("SELECT _offset FROM appended WHERE _timestamp >= TIMESTAMP '{}' AND _timestamp <= TIMESTAMP '{}' ORDER BY 1", times[0], times[1]);
+    let sql = format!(
+        "SELECT _offset FROM appended WHERE _timestamp >= TIMESTAMP '{}' AND _timestamp <= TIMESTAMP '{}' ORDER BY 1",
+        times[0], times[1]
+    );
     let (_, text, _) = bus.plan(&query(), &["appended"], &sql).await;
     assert!(text.contains("offsets=[0:[10,20)]"), "brokers' times bound above as well: {text}");
     let offsets: Vec<_> = (10..20).map(|offset| offset.to_string()).collect();
@@ -170,7 +174,8 @@ print(n, flush=True)
     // Planned before, read after.
     let query = query();
     let (plan, _, session) = bus.plan(&query, &["moving"], "SELECT _partition, _offset FROM moving").await;
-    bus.server.python("p = producer()\nfor n in range(300): p.produce('moving', value='5', partition=n % 3)\np.flush()");
+    bus.server
+        .python("p = producer()\nfor n in range(300): p.produce('moving', value='5', partition=n % 3)\np.flush()");
     let rows = places(&run(&plan, &session).await.unwrap()).len();
     let later = bus.cells(&["moving"], "SELECT count(*) FROM moving").await;
     assert_eq!(later, [[(rows + 300).to_string()]]);
@@ -285,7 +290,9 @@ for row in read():
 
 #[tokio::test]
 async fn a_topic_that_is_deleted_or_made_anew_is_gone() {
-    let make = |name: &str| format!("topic('{name}')\np = producer()\nfor n in range(10): p.produce('{name}', value='x')\np.flush()\n");
+    let make = |name: &str| {
+        format!("topic('{name}')\np = producer()\nfor n in range(10): p.produce('{name}', value='x')\np.flush()\n")
+    };
     let script = [make("dropped"), make("replaced")].concat();
     let Some(bus) = Bus::of("deleted", &script, "request_timeout = \"4s\"") else { return };
     let early = query();

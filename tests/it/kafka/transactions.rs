@@ -94,7 +94,10 @@ async fn what_is_aborted_or_open_is_not_read_as_a_consumer_does_not() {
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
     let seen = committed.lines(&["tx"], ROWS).await;
-    assert!(seen.iter().any(|row| row.ends_with("behind")) && !seen.iter().any(|row| row.ends_with("open")), "{seen:?}");
+    assert!(
+        seen.iter().any(|row| row.ends_with("behind")) && !seen.iter().any(|row| row.ends_with("open")),
+        "{seen:?}"
+    );
     // Also where a split begins inside of what was aborted.
     let sql = "SELECT count(*) FROM tx WHERE _partition = 1 AND _offset BETWEEN 350 AND 400";
     assert_eq!(committed.lines(&["tx"], sql).await, ["0"]);

@@ -114,7 +114,8 @@ format = "json"
     ];
     assert_eq!(bus.lines(&["declared"], sql).await, expected);
     let sql = "SELECT n, f, ok, who, s, arrow_typeof(n), arrow_typeof(f), arrow_typeof(ok) FROM guessed WHERE n < 2 ORDER BY n";
-    let expected = [r#"0 0.5 true {"a": [1]} x0 Int64 Float64 Boolean"#, r#"1 1.0 true {"a": [1]} x1 Int64 Float64 Boolean"#];
+    let expected =
+        [r#"0 0.5 true {"a": [1]} x0 Int64 Float64 Boolean"#, r#"1 1.0 true {"a": [1]} x1 Int64 Float64 Boolean"#];
     assert_eq!(bus.lines(&["guessed"], sql).await, expected);
 }
 
@@ -129,15 +130,19 @@ p.flush()
 "#;
     let table = |name: &str, on_error: &str| {
         let columns = "columns = [{ name = \"id\", type = \"integer\" }, { name = \"s\", type = \"varchar\" }]";
-        format!("[[catalogs.bus.tables]]\ntopic = \"odd\"\ntable = \"{name}\"\nformat = \"json\"\n{on_error}\n{columns}\n")
+        format!(
+            "[[catalogs.bus.tables]]\ntopic = \"odd\"\ntable = \"{name}\"\nformat = \"json\"\n{on_error}\n{columns}\n"
+        )
     };
     let text = "[[catalogs.bus.tables]]\ntopic = \"odd\"\ntable = \"as_text\"\nformat = \"text\"\n";
-    let tables =
-        [table("strict", ""), table("lenient", "on_error = \"null-and-count\""), text.to_string()].concat();
+    let tables = [table("strict", ""), table("lenient", "on_error = \"null-and-count\""), text.to_string()].concat();
     let Some(bus) = Bus::of("what_does_not_decode", script, &tables) else { return };
     let error = bus.query(&["strict"], "SELECT id FROM strict").await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::DataCorrupt, "{error}");
-    assert!(error.message().contains("bus.default.strict") && error.message().contains("offset 1 of partition 0"), "{error}");
+    assert!(
+        error.message().contains("bus.default.strict") && error.message().contains("offset 1 of partition 0"),
+        "{error}"
+    );
     assert!(error.message().contains("column id") && !format!("{error:?}").contains("secret-data"), "{error:?}");
     let error = bus.query(&["strict"], "SELECT s FROM strict WHERE _offset >= 2").await.unwrap_err();
     assert!(error.message().contains("offset 2") && error.message().contains("no JSON"), "{error}");
