@@ -309,6 +309,12 @@ pub enum BenchSuite {
         #[arg(long, default_value_t = 7)]
         rounds: usize,
     },
+    /// How fast Postgres is read beside psql's COPY, and what a join moves with and without what sources do for it
+    Sources {
+        /// How often everything is run on each side; medians are shown
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
     /// How long scans of tables with many files are planned: file lists, whole scans, EXPLAIN through a server, pyiceberg
     Planning {
         /// Files of the tables; they have manifests only

@@ -2,6 +2,7 @@
 
 mod lake;
 mod planning;
+mod sources;
 
 use std::path::Path;
 use std::time::Instant;
@@ -28,6 +29,7 @@ pub async fn run(args: BenchArgs) -> Result<()> {
         }
         BenchSuite::Latency { calls } => latency(calls).await,
         BenchSuite::Lake { rounds } => lake::run(rounds).await,
+        BenchSuite::Sources { rounds } => sources::run(rounds).await,
         BenchSuite::Planning { files } => planning::run(&files).await,
     }
 }
@@ -56,10 +58,15 @@ fn catalog(folder: &Path) -> String {
 
 impl Bed {
     async fn start(folder: TempDir) -> Result<Self> {
+        Self::start_with(folder, "").await
+    }
+
+    /// The same with more catalogs, in TOML.
+    async fn start_with(folder: TempDir, catalogs: &str) -> Result<Self> {
         let etcd = Etcd::start(folder.path()).await?;
         let (user, password) = ("bench".to_string(), "bench-on-loopback".to_string());
         let sections = format!(
-            "[[auth.users]]\nname = \"bench\"\npassword_hash = \"{}\"\n{}",
+            "[[auth.users]]\nname = \"bench\"\npassword_hash = \"{}\"\n{}{catalogs}",
             townlake_governance::hash_password(&password)?,
             catalog(folder.path())
         );

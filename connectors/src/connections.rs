@@ -1,11 +1,13 @@
-//! The connections of one process to all configured sources.
+//! The connections of one process to all sources: those of its configuration, and those that `CREATE CATALOG` made.
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use townlake_common::config::CatalogConfig;
+use futures::future::BoxFuture;
+use parking_lot::RwLock;
+use townlake_common::config::{CatalogConfig, CatalogDefinition};
 use townlake_common::{Error, ErrorCode, Result};
 
 use crate::Source;
@@ -13,12 +15,51 @@ use crate::clickhouse::ClickHouseSource;
 use crate::kafka::KafkaSource;
 use crate::postgres::PostgresSource;
 
+/// Tells what is kept of a catalog that is not in the configuration, now.
+pub type FindDefinition = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Option<CatalogDefinition>>> + Send + Sync>;
+
 /// The sources of this process by catalog name. Nothing is connected until it is used.
 ///
 /// An `Arc` of it is an extension of the `SessionConfig` wherever scans of sources run: on every executor, and on the
 /// coordinator for what runs there.
 pub struct SourceConnections {
-    sources: BTreeMap<String, Arc<dyn Source>>,
+    fixed: BTreeMap<String, Arc<dyn Source>>,
+    /// The catalogs that were made, as far as they are known here.
+    made: RwLock<BTreeMap<String, Made>>,
+    find: Option<FindDefinition>,
+}
+
+/// A catalog that was made.
+#[derive(Clone)]
+pub struct Made {
+    /// As it is kept.
+    pub definition: Arc<CatalogDefinition>,
+    /// As a section of the configuration.
+    pub config: Arc<CatalogConfig>,
+    source: Arc<dyn Source>,
+}
+
+impl Made {
+    /// The catalog of a definition. Nothing is connected yet.
+    ///
+    /// Errors: `INVALID_ARGUMENT`, `CONFIG_INVALID`; `NOT_SUPPORTED` for an Iceberg catalog.
+    pub fn new(definition: CatalogDefinition) -> Result<Self> {
+        let config = definition.config()?;
+        let source = source_of(&definition.name, &config)?.ok_or_else(|| {
+            let message = format!("CREATE CATALOG {} USING iceberg is not supported", definition.name);
+            Error::new(ErrorCode::NotSupported, message).with_hint("Iceberg catalogs are in the configuration")
+        })?;
+        Ok(Self { definition: Arc::new(definition), config: Arc::new(config), source })
+    }
+}
+
+fn source_of(name: &str, catalog: &CatalogConfig) -> Result<Option<Arc<dyn Source>>> {
+    Ok(Some(match catalog {
+        CatalogConfig::Postgres(config) => Arc::new(PostgresSource::new(name, config)?),
+        CatalogConfig::ClickHouse(config) => Arc::new(ClickHouseSource::new(name, config)?),
+        CatalogConfig::Kafka(config) => Arc::new(KafkaSource::new(name, config)?),
+        CatalogConfig::Iceberg(_) => return Ok(None),
+    }))
 }
 
 impl SourceConnections {
@@ -26,27 +67,88 @@ impl SourceConnections {
     ///
     /// Errors: `CONFIG_INVALID`, naming the catalog and never its URL.
     pub fn from_config(catalogs: &BTreeMap<String, CatalogConfig>) -> Result<Arc<Self>> {
-        let mut sources: BTreeMap<String, Arc<dyn Source>> = BTreeMap::new();
+        Self::with_definitions(catalogs, None)
+    }
+
+    /// The same, with a way to learn of catalogs that were made.
+    ///
+    /// Errors: as [`SourceConnections::from_config`].
+    pub fn with_definitions(
+        catalogs: &BTreeMap<String, CatalogConfig>,
+        find: Option<FindDefinition>,
+    ) -> Result<Arc<Self>> {
+        let mut fixed = BTreeMap::new();
         for (name, catalog) in catalogs {
-            let source: Arc<dyn Source> = match catalog {
-                CatalogConfig::Postgres(config) => Arc::new(PostgresSource::new(name, config)?),
-                CatalogConfig::Kafka(config) => Arc::new(KafkaSource::new(name, config)?),
-                CatalogConfig::ClickHouse(config) => Arc::new(ClickHouseSource::new(name, config)?),
-                CatalogConfig::Iceberg(_) => continue,
-            };
-            sources.insert(name.clone(), source);
+            if let Some(source) = source_of(name, catalog)? {
+                fixed.insert(name.clone(), source);
+            }
         }
-        Ok(Arc::new(Self { sources }))
+        Ok(Arc::new(Self { fixed, made: RwLock::default(), find }))
     }
 
-    /// The source of this name.
+    /// The source of this name, as far as it is known here.
     pub fn source(&self, name: &str) -> Option<Arc<dyn Source>> {
-        self.sources.get(name).cloned()
+        let fixed = self.fixed.get(name).cloned();
+        fixed.or_else(|| self.made.read().get(name).map(|made| Arc::clone(&made.source)))
     }
 
-    /// The names of all sources, sorted.
+    /// The names of the configuration's sources, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.sources.keys().map(String::as_str)
+        self.fixed.keys().map(String::as_str)
+    }
+
+    /// The catalogs that were made, as far as they are known here.
+    pub fn made(&self) -> Vec<Made> {
+        self.made.read().values().cloned().collect()
+    }
+
+    /// The catalog of this name that was made, as far as it is known here.
+    pub fn made_named(&self, name: &str) -> Option<Made> {
+        self.made.read().get(name).cloned()
+    }
+
+    /// Learns of a catalog.
+    pub fn put(&self, made: Made) {
+        self.made.write().insert(made.definition.name.clone(), made);
+    }
+
+    /// Forgets a catalog that was made. What reads it goes on until its end.
+    pub fn forget(&self, name: &str) {
+        let gone = self.made.write().remove(name);
+        drop(gone); // outside the lock: connections close
+    }
+
+    /// Makes the catalogs that were made be these. One that cannot be is left out, and said in the log.
+    pub fn set_made(&self, definitions: Vec<CatalogDefinition>) {
+        let known = self.made.read().clone();
+        let mut made = BTreeMap::new();
+        for definition in definitions {
+            let name = definition.name.clone();
+            let same = known.get(&name).filter(|made| made.definition.id == definition.id).cloned();
+            match same.map_or_else(|| Made::new(definition), Ok) {
+                Ok(catalog) => drop(made.insert(name, catalog)),
+                Err(error) => tracing::warn!(catalog = %name, %error, "a catalog cannot be used here"),
+            }
+        }
+        let before = std::mem::replace(&mut *self.made.write(), made);
+        drop(before);
+    }
+
+    /// Learns what a catalog is now, unless it is in the configuration.
+    ///
+    /// Errors: those of the store that keeps it, and of a definition that is none here.
+    pub async fn ensure(&self, name: &str) -> Result<()> {
+        let Some(find) = self.find.as_ref().filter(|_| !self.fixed.contains_key(name)) else { return Ok(()) };
+        match find(name.to_string()).await? {
+            None => self.forget(name),
+            Some(definition) => {
+                let known = self.made_named(name).is_some_and(|made| made.definition.id == definition.id);
+                if !known {
+                    self.put(Made::new(definition)?);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The source of a catalog, for a scan that runs here.
@@ -55,15 +157,17 @@ impl SourceConnections {
     pub(crate) fn of<S: Source>(&self, name: &str) -> Result<Arc<S>> {
         let found = self.source(name).and_then(|source| (source as Arc<dyn Any + Send + Sync>).downcast::<S>().ok());
         found.ok_or_else(|| {
-            let message = format!("catalog {name} is not in the configuration of the node that should read it");
-            Error::new(ErrorCode::ConfigInvalid, message)
-                .with_hint(format!("give every coordinator and executor the same [catalogs.{name}]"))
+            let message = format!("catalog {name} is not known to the node that should read it");
+            Error::new(ErrorCode::ConfigInvalid, message).with_hint(format!(
+                "give every coordinator and executor the same [catalogs.{name}]; one that was made by CREATE CATALOG may have been \
+                 dropped, or the node's [store] is another"
+            ))
         })
     }
 }
 
 impl fmt::Debug for SourceConnections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.sources.keys()).finish()
+        f.debug_set().entries(self.fixed.keys()).entries(self.made.read().keys()).finish()
     }
 }

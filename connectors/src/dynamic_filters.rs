@@ -12,16 +12,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef};
+use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{JoinSide, JoinType, NullEquality, Result as DFResult, ScalarValue};
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr_common::physical_expr::is_volatile;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -96,7 +98,13 @@ fn drops(join_type: JoinType, side: JoinSide) -> bool {
 }
 
 /// The side with the keys of the other in its scan; `None`: it stays.
-async fn filter_side(join: &HashJoinExec, side: JoinSide, scan_side: &Plan, key_side: &Plan, run: &dyn RunPlan) -> Option<Plan> {
+async fn filter_side(
+    join: &HashJoinExec,
+    side: JoinSide,
+    scan_side: &Plan,
+    key_side: &Plan,
+    run: &dyn RunPlan,
+) -> Option<Plan> {
     let is_plain = join.null_equality() == NullEquality::NullEqualsNothing && !join.null_aware;
     if !is_plain || !drops(*join.join_type(), side) {
         return None;
@@ -112,13 +120,17 @@ async fn filter_side(join: &HashJoinExec, side: JoinSide, scan_side: &Plan, key_
     }
     let exprs: Vec<_> =
         pairs.iter().enumerate().map(|(place, (_, key))| (Arc::clone(key), format!("key{place}"))).collect();
-    let keys = ProjectionExec::try_new(exprs, Arc::clone(key_side)).ok()?;
+    // A plan of its own: nodes keep what they have run, and a scan that has given its files away gives none the second time.
+    let fresh = reset_plan_states(Arc::clone(key_side)).ok()?;
+    let keys = ProjectionExec::try_new(exprs, fresh).ok()?;
     let read = tokio::time::timeout(PATIENCE, read_keys(Arc::new(keys), pairs.len(), run));
     let keys = read.await.ok().flatten()?;
     let mut pushed = Arc::clone(scan.scan());
     let mut any = false;
+    let schema = scan.schema();
     for ((column, _), keys) in pairs.iter().zip(keys) {
-        let next = match &keys.wanted() {
+        let Some(wanted) = keys.wanted(schema.field(*column).data_type()) else { continue };
+        let next = match &wanted {
             Wanted::Among(values) => pushed.push(&Operation::Among { column: *column, values }),
             Wanted::Between(low, high) => pushed.push(&Operation::Between { column: *column, low, high }),
         };
@@ -149,8 +161,12 @@ fn passes(plan: &Plan) -> bool {
     is_known && plan.fetch().is_none()
 }
 
-/// The scan's column that an expression over the plan is.
+/// The scan's column that an expression over the plan is, but for casts that leave its values what they are.
 fn column_of_scan(plan: &Plan, expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
+    if let Some(cast) = expr.downcast_ref::<CastExpr>() {
+        let from = cast.expr().data_type(plan.schema().as_ref()).ok()?;
+        return if is_widening(&from, cast.cast_type()) { column_of_scan(plan, cast.expr()) } else { None };
+    }
     let place = expr.downcast_ref::<Column>()?.index();
     if plan.is::<SourceScanExec>() {
         return Some(place);
@@ -168,6 +184,25 @@ fn column_of_scan(plan: &Plan, expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
     };
     let name = child.schema().fields().get(place)?.name().clone();
     column_of_scan(child, &(Arc::new(Column::new(&name, place)) as Arc<dyn PhysicalExpr>))
+}
+
+/// Whether different values stay different, and each is again what it was when it is cast back.
+fn is_widening(from: &DataType, to: &DataType) -> bool {
+    let is_text = |of: &DataType| matches!(of, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    match (from, to) {
+        (from, to) if from == to => true,
+        (from, to) if from.is_signed_integer() && to.is_signed_integer() => {
+            from.primitive_width() <= to.primitive_width()
+        }
+        (DataType::Decimal128(p, s), DataType::Decimal128(wider, same)) => s == same && p <= wider,
+        (from, to) => is_text(from) && is_text(to),
+    }
+}
+
+/// The key as a value of the scan's column; `None`: no row has it.
+fn as_column(key: &ScalarValue, of: &DataType) -> Option<ScalarValue> {
+    let value = key.cast_to(of).ok()?;
+    (value.cast_to(&key.data_type()).ok()? == *key).then_some(value)
 }
 
 fn replace_scan(plan: &Plan, scan: SourceScanExec) -> DFResult<Plan> {
@@ -289,15 +324,15 @@ impl Keys {
         Some(())
     }
 
-    /// What the scan is asked for.
-    fn wanted(self) -> Wanted {
-        match self.range {
-            Some((low, high)) => Wanted::Between(low, high),
+    /// What the scan is asked for, in the type of its column; `None` where that cannot be said.
+    fn wanted(self, of: &DataType) -> Option<Wanted> {
+        Some(match self.range {
+            Some((low, high)) => Wanted::Between(as_column(&low, of)?, as_column(&high, of)?),
             None => {
-                let mut values: Vec<_> = self.values.into_iter().collect();
+                let mut values: Vec<_> = self.values.iter().filter_map(|key| as_column(key, of)).collect();
                 values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
                 Wanted::Among(values)
             }
-        }
+        })
     }
 }

@@ -20,7 +20,7 @@ pub mod pushdown;
 pub mod scan;
 mod spi;
 
-pub use connections::SourceConnections;
+pub use connections::{FindDefinition, Made, SourceConnections};
 pub use nothing_pushed::NothingPushed;
 pub use scan::SourceScanExec;
 pub use spi::{

@@ -315,10 +315,16 @@ impl ExecutionPlan for SourceScanExec {
         let splits = self.splits.execute(partition, context)?;
         let kind = scan.kind();
         let splits = splits.and_then(async move |batch| splits_from_batch(&batch, kind).map_err(external));
-        let splits = splits.map_ok(|splits| futures::stream::iter(splits.into_iter().map(DFResult::Ok))).try_flatten();
+        let splits = splits
+            .map_ok(|splits| futures::stream::iter(splits.into_iter().map(Ok::<_, DataFusionError>)))
+            .try_flatten();
         let batches = splits.and_then(move |split| {
-            let opened = Arc::clone(&scan).read(&connections, split, metrics.clone());
-            std::future::ready(opened.map(|batches| batches.map_err(external)).map_err(external))
+            let (scan, connections, metrics) = (Arc::clone(&scan), Arc::clone(&connections), metrics.clone());
+            async move {
+                connections.ensure(scan.catalog()).await.map_err(external)?;
+                let opened = scan.read(&connections, split, metrics).map_err(external)?;
+                Ok::<_, DataFusionError>(opened.map_err(external))
+            }
         });
         let counted = batches.try_flatten().inspect_ok(move |batch| output.record_output(batch.num_rows()));
         let stream = RecordBatchStreamAdapter::new(self.scan.schema(), counted.boxed());

@@ -13,19 +13,20 @@ use ballista_core::{BALLISTA_PROTOCOL_VERSION, ConfigProducer, RuntimeProducer};
 use ballista_executor::execution_engine::DefaultExecutionEngine;
 use ballista_executor::executor::Executor as BallistaExecutor;
 use tokio::net::TcpListener;
-use tokio::sync::RwLock;
+use tokio::sync::{OnceCell, RwLock};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use townlake_cluster::{BUILD, Membership, Node, Role, Seat, State};
-use townlake_common::config::{Config, ExecutorConfig};
+use townlake_common::config::{Config, ExecutorConfig, StoreConfig};
 use townlake_common::{Error, ErrorCode, Result};
-use townlake_connectors::SourceConnections;
+use townlake_connectors::{FindDefinition, SourceConnections};
 use townlake_engine::network::{MAX_LAUNCH_BYTES, MAX_MESSAGE_BYTES, split_address};
 use townlake_engine::{error, functions, runtime, session};
 use townlake_lake::LakeObjects;
 use townlake_proto::control::executor_server::ExecutorServer;
+use townlake_store::Store;
 
 use crate::clients::ClientPool;
 use crate::directories::Directories;
@@ -194,7 +195,7 @@ impl Parts {
         let settings = &config.executor;
         let slots = settings.slots.max(1);
         let lake = LakeObjects::from_config(&config.catalogs)?;
-        let connections = SourceConnections::from_config(&config.catalogs)?;
+        let connections = SourceConnections::with_definitions(&config.catalogs, Some(found_in(&config.store)))?;
         let memory = settings.memory.as_u64();
         let base = runtime::runtime_env(&lake, memory, directories.spill()).map_err(|e| error::from_datafusion(&e))?;
         let task_memory = Arc::new(TaskMemory::new(Arc::clone(&base), memory, slots));
@@ -219,6 +220,24 @@ impl Parts {
         let runner = Runner::start(executor, engine, outbox.clone(), Arc::clone(&metrics))?;
         Ok(Self { runner, outbox, memory: task_memory, metrics })
     }
+}
+
+/// What the coordinators' store keeps of a catalog that `CREATE CATALOG` made. It is opened when the first is asked for.
+fn found_in(store: &StoreConfig) -> FindDefinition {
+    let (url, opened) = (store.url.clone(), Arc::new(OnceCell::<Store>::new()));
+    Arc::new(move |name| {
+        let (url, opened) = (url.clone(), Arc::clone(&opened));
+        Box::pin(async move {
+            let store = opened.get_or_try_init(|| Store::open_to_read(&url)).await.map_err(|error| {
+                let message =
+                    format!("catalog {name} is not in this executor's configuration, and its store cannot be opened");
+                Error::new(ErrorCode::ConfigInvalid, message)
+                    .with_hint("give executors the [store] of the coordinators: it has the catalogs of CREATE CATALOG")
+                    .with_source(error)
+            })?;
+            store.catalog(&name).await
+        })
+    })
 }
 
 /// Until mutual TLS comes, whoever reaches this door can run plans: it must not leave the machine.

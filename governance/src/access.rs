@@ -21,6 +21,11 @@ impl Access {
         Self { catalogs: Arc::new(catalogs.clone()) }
     }
 
+    /// Whether there are rules of this catalog, whoever may see it.
+    pub fn knows(&self, catalog: &str) -> bool {
+        self.catalogs.contains_key(catalog)
+    }
+
     /// Whether the principal may see the catalog and read what is in it.
     pub fn can_read(&self, principal: &Principal, catalog: &str) -> bool {
         self.catalogs.get(catalog).is_some_and(|config| config.readable_by(principal))

@@ -44,8 +44,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod types;
-mod version_read;
 mod vending;
+mod version_read;
 mod view;
 mod whole_ranges;
 mod write;

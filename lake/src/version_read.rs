@@ -53,9 +53,8 @@ impl FromStr for VersionRead {
             let snapshot = if snapshot == NONE { None } else { Some(snapshot.parse().ok()?) };
             Some(Self { snapshot, schema: schema.parse().ok()?, table: table.parse().ok()? })
         };
-        read().ok_or_else(|| {
-            Error::new(ErrorCode::InvalidArgument, format!("`{text}` is no state of an Iceberg table"))
-        })
+        read()
+            .ok_or_else(|| Error::new(ErrorCode::InvalidArgument, format!("`{text}` is no state of an Iceberg table")))
     }
 }
 
@@ -101,7 +100,9 @@ mod tests {
             let read = VersionRead { snapshot, schema: 2, table: Uuid::from_u128(5) };
             assert_eq!(read.to_string().parse::<VersionRead>().unwrap(), read);
         }
-        for text in ["", "snapshot", "snapshot x, schema 1, table 5", "snapshot 1, schema 1", "snapshot 1, schema 1, table 5"] {
+        for text in
+            ["", "snapshot", "snapshot x, schema 1, table 5", "snapshot 1, schema 1", "snapshot 1, schema 1, table 5"]
+        {
             assert!(text.parse::<VersionRead>().is_err(), "{text}");
         }
     }

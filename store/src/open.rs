@@ -55,6 +55,25 @@ impl Store {
         }
     }
 
+    /// Opens a store that coordinators have made, without changing it.
+    ///
+    /// Errors: as [`Store::open`].
+    pub async fn open_to_read(url: &Secret) -> Result<Self> {
+        let url = url.expose();
+        if !url.starts_with("sqlite:") {
+            return Self::connect_postgres(url).await;
+        }
+        let options = SqliteConnectOptions::from_str(url).map_err(|_| invalid_url())?;
+        let name = options.get_filename().display().to_string();
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(WAIT)
+            .connect_with(options.create_if_missing(false).read_only(true).busy_timeout(WAIT))
+            .await
+            .map_err(|error| unavailable(&name, "cannot be opened", error))?;
+        Ok(Self { database: Database::Sqlite(pool), name })
+    }
+
     async fn open_sqlite(url: &str) -> Result<Self> {
         let options = SqliteConnectOptions::from_str(url).map_err(|_| invalid_url())?;
         let path = options.get_filename().to_path_buf();
@@ -78,6 +97,16 @@ impl Store {
     }
 
     async fn open_postgres(url: &str) -> Result<Self> {
+        let store = Self::connect_postgres(url).await?;
+        if let Database::Postgres(pool) = &store.database {
+            // Coordinators that start together take turns: the migrator holds an advisory lock.
+            let migrated = POSTGRES_MIGRATIONS.run(pool).await;
+            migrated.map_err(|error| unavailable(&store.name, "cannot be migrated", error))?;
+        }
+        Ok(store)
+    }
+
+    async fn connect_postgres(url: &str) -> Result<Self> {
         let options = PgConnectOptions::from_str(url).map_err(|_| invalid_url())?.application_name("townlake-store");
         let database = options.get_database().unwrap_or_else(|| options.get_username());
         let name = format!("{database} at {}:{}", options.get_host(), options.get_port());
@@ -87,8 +116,6 @@ impl Store {
             .connect_with(options)
             .await
             .map_err(|error| unavailable(&name, "cannot be reached", error))?;
-        // Coordinators that start together take turns: the migrator holds an advisory lock.
-        POSTGRES_MIGRATIONS.run(&pool).await.map_err(|error| unavailable(&name, "cannot be migrated", error))?;
         Ok(Self { database: Database::Postgres(pool), name })
     }
 

@@ -2,6 +2,7 @@
 //! budget, cancel, failures.
 
 mod budget;
+mod consistency;
 mod discovery;
 mod failures;
 mod filters;

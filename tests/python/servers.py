@@ -334,6 +334,7 @@ class Cluster:
                 name = f"executor-{number}"
                 own = '[executor]\nlisten = "127.0.0.1:0"\nhttp = "127.0.0.1:0"\nslots = 2\nmemory = "1GB"\n'
                 own += f'spill_dir = "{folder}/{name}"\ndrain_limit = "5s"\n'
+                own += f'[store]\nurl = "sqlite://{folder}/state.db"\n'
                 self.start("executor", name, membership + own + shared)
             own = f'[server]\nflight = "{self.address}"\nhttp = "127.0.0.1:{http}"\n'
             own += f'[store]\nurl = "sqlite://{folder}/state.db"\n'

@@ -63,7 +63,7 @@ def test_a_session_reads_what_an_earlier_query_read(lake):
         assert {source: entry[1:] for source, entry in cut(cursor).items()} == {
             source: entry[1:] for source, entry in first.items()
         }
-        assert rows(cursor, "SHOW cut")[0][1] == query
+        assert rows(cursor, "SHOW SESSION LIKE 'cut'")[0][1] == query
         assert [row[0] for row in rows(cursor, "DESCRIBE lake.s.orders")] == ["id", "amount"]
         text = "\n".join(row[1] for row in rows(cursor, f"EXPLAIN {sql}") if row[0] == "cut")
         assert first["lake.s.orders"][2] in text and "lake.s.empty" in text
@@ -125,7 +125,7 @@ def test_what_cannot_be_read_again_is_said(lake):
         refused(cursor, "SNAPSHOT_NOT_FOUND", "SELECT * FROM lake.s.gone", "another table")
         for bad in ("01hzzzzzzzzzzzzzzzzzzzzzzz", "yesterday", "{}x", '{"a": 1}'):
             refused(cursor, "QUERY_NOT_FOUND|INVALID_ARGUMENT", f"SET SESSION cut = '{bad}'")
-        assert rows(cursor, "SHOW cut")[0][1] == query
+        assert rows(cursor, "SHOW SESSION LIKE 'cut'")[0][1] == query
         cursor.execute("RESET ALL")
         assert rows(cursor, "SELECT count(*) FROM lake.s.gone") == [(0,)]
 

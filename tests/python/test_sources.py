@@ -143,7 +143,7 @@ def test_what_may_not_be_written_is_refused(cursor):
     refused(cursor, "NOT_SUPPORTED", "CREATE TABLE crm.public.t (id INT)", "read only but for INSERT INTO")
     refused(cursor, "TABLE_NOT_FOUND", "INSERT INTO crm.public.nothing VALUES (1)")
     refused(cursor, "COLUMN_NOT_FOUND|INVALID", "INSERT INTO crm.public.sale (nothing) VALUES (1)", "nothing")
-    refused(cursor, "TABLE_NOT_FOUND", "INSERT INTO crm.pg_catalog.pg_class (relname) VALUES ('x')")
+    refused(cursor, "SCHEMA_NOT_FOUND", "INSERT INTO crm.pg_catalog.pg_class (relname) VALUES ('x')")
 
 
 def test_its_own_sql_is_a_table(sources, cursor):
@@ -159,7 +159,8 @@ def test_its_own_sql_is_a_table(sources, cursor):
     refused(cursor, "NOT_SUPPORTED", "SELECT * FROM TABLE(lake.system.query('SELECT 1 AS x'))", "lake")
     refused(cursor, "CATALOG_NOT_FOUND", "SELECT * FROM TABLE(nothing.system.query('SELECT 1 AS x'))")
     refused(cursor, "SOURCE_ERROR", "SELECT * FROM TABLE(crm.system.query('SELEC 1'))", "syntax error")
-    refused(cursor, "SOURCE_ERROR", "SELECT * FROM TABLE(crm.system.query('DELETE FROM big'))")
+    refused(cursor, "INVALID_QUERY", "SELECT * FROM TABLE(crm.system.query('DELETE FROM big'))", "gives no rows")
+    refused(cursor, "SOURCE_ERROR", "SELECT * FROM TABLE(crm.system.query('DELETE FROM big RETURNING id'))")
     refused(cursor, "INVALID_QUERY", "SELECT * FROM TABLE(crm.system.query(1))", "one text")
     assert sources.asked("SELECT count(*) FROM big") == [(100000,)]
 

@@ -129,11 +129,12 @@ fn start_executor(spec: &ClusterSpec, number: usize) -> Result<Process> {
     let text = format!(
         "[cluster]\nmembership = \"etcd\"\netcd = [\"{}\"]\n\
          [executor]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\nslots = {}\nmemory = \"{}\"\nspill_dir = \"{}\"\n\
-         drain_limit = \"5s\"\n{}",
+         drain_limit = \"5s\"\n[store]\nurl = \"sqlite://{}\"\n{}",
         spec.etcd,
         spec.slots,
         spec.memory,
         spec.folder.join(&name).display(),
+        spec.folder.join("state.db").display(),
         spec.sections
     );
     start_node(spec, "executor", &name, &text)

@@ -5,6 +5,7 @@
 //! Unknown keys are refused: a typing error must not silently switch something off.
 
 mod catalogs;
+mod definition;
 mod kafka;
 mod sections;
 
@@ -16,6 +17,7 @@ use figment::providers::{Env, Format, Toml};
 use serde::Deserialize;
 
 pub use catalogs::{CatalogConfig, ClickHouseCatalog, IcebergCatalog, IcebergCatalogKind, PostgresCatalog, TlsMode};
+pub use definition::CatalogDefinition;
 pub use kafka::{
     KAFKA_COLUMNS, KafkaCatalog, KafkaColumn, KafkaFormat, KafkaIsolation, KafkaTable, KafkaTls, OnError, SaslMechanism,
 };

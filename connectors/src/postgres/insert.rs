@@ -53,8 +53,7 @@ pub(crate) async fn insert(
     while let Some(batch) = rows.next().await {
         let batch = batch?;
         for row in 0..batch.num_rows() {
-            line(&mut text, &columns, &batch, row)
-                .map_err(|(column, what)| unsuitable(&name, column, what))?;
+            line(&mut text, &columns, &batch, row).map_err(|(column, what)| unsuitable(&name, column, what))?;
             if text.len() >= PIECE {
                 sink.send(Bytes::from(std::mem::take(&mut text))).await.map_err(failed)?;
             }
@@ -79,8 +78,11 @@ fn columns_of(found: &[Column], into: &InsertInto, table: &str) -> Result<Vec<Co
             Error::new(ErrorCode::ColumnNotFound, format!("table {table} has no column {name} any more"))
         })?;
         if column.column_type.arrow() != *field.data_type() {
-            let message = format!("column {name} of table {table} has another type than when the statement was planned");
-            return Err(Error::new(ErrorCode::CommitConflict, message).with_hint("run the statement again").retryable());
+            let message =
+                format!("column {name} of table {table} has another type than when the statement was planned");
+            return Err(Error::new(ErrorCode::CommitConflict, message)
+                .with_hint("run the statement again")
+                .retryable());
         }
         columns.push(column.clone());
     }
@@ -111,7 +113,8 @@ fn line<'c>(
             continue;
         }
         value.clear();
-        write_value(&mut value, column.column_type, array.as_ref(), row).map_err(|what| (column.name.as_str(), what))?;
+        write_value(&mut value, column.column_type, array.as_ref(), row)
+            .map_err(|what| (column.name.as_str(), what))?;
         escape(text, &value);
     }
     text.push('\n');
@@ -271,9 +274,15 @@ mod tests {
         let text = lines(Scalar::Float8, Arc::new(floats));
         assert!(text.starts_with("0.1\ninf\nNaN\n-0\n1"), "{text}");
         let days = Date32Array::from(vec![0, -719_163, 3_000_000]);
-        assert_eq!(lines(Scalar::Date, Arc::new(days)), "1970-01-01\n0001-12-31 BC\n10183-10-06\n".replace("10183-10-06", &expected(3_000_000)));
+        assert_eq!(
+            lines(Scalar::Date, Arc::new(days)),
+            "1970-01-01\n0001-12-31 BC\n10183-10-06\n".replace("10183-10-06", &expected(3_000_000))
+        );
         let times = TimestampMicrosecondArray::from(vec![1, -62_135_596_800_000_001]);
-        assert_eq!(lines(Scalar::Timestamptz, Arc::new(times)), "1970-01-01 00:00:00.000001+00\n0001-12-31 23:59:59.999999+00 BC\n");
+        assert_eq!(
+            lines(Scalar::Timestamptz, Arc::new(times)),
+            "1970-01-01 00:00:00.000001+00\n0001-12-31 23:59:59.999999+00 BC\n"
+        );
     }
 
     fn expected(days: i32) -> String {

@@ -80,9 +80,26 @@ impl Catalogs {
         &self.sources
     }
 
+    /// Whether the name is one of the configuration's, or `system`: whatever is made of that name is hidden.
+    pub(crate) fn is_configured(&self, name: &str) -> bool {
+        name == SYSTEM || self.access.knows(name)
+    }
+
+    /// A catalog that was made, as it is now; `None` also where the principal may not read it.
+    async fn made(&self, principal: &Principal, name: &str) -> Result<Option<Arc<dyn Source>>> {
+        if self.is_configured(name) {
+            return Ok(None);
+        }
+        self.sources.ensure(name).await?;
+        let made = self.sources.made_named(name).filter(|made| made.config.readable_by(principal));
+        Ok(made.and_then(|_| self.sources.source(name)))
+    }
+
     /// The catalogs that the principal may read, sorted, `system` among them.
     pub fn list_catalogs(&self, principal: &Principal) -> Vec<String> {
         let mut names: Vec<String> = self.access.readable_catalogs(principal).into_iter().map(str::to_string).collect();
+        let made = self.sources.made().into_iter().filter(|made| made.config.readable_by(principal));
+        names.extend(made.map(|made| made.definition.name.clone()).filter(|name| !self.is_configured(name)));
         names.push(SYSTEM.to_string());
         names.sort();
         names
@@ -283,7 +300,8 @@ impl Catalogs {
     }
 
     fn check_may_write(&self, principal: &Principal, catalog: &str) -> Result<()> {
-        if self.access.can_write(principal, catalog) {
+        let made = || self.sources.made_named(catalog).filter(|_| !self.is_configured(catalog));
+        if self.access.can_write(principal, catalog) || made().is_some_and(|made| made.config.writable_by(principal)) {
             return Ok(());
         }
         let message = format!("{} may not write to catalog {catalog}", principal.name);
@@ -317,7 +335,8 @@ impl Catalogs {
             return Ok(Backend::System);
         }
         if !self.access.can_read(principal, catalog) {
-            return Err(self.catalog_not_found(principal, catalog));
+            let made = self.made(principal, catalog).await?;
+            return made.map(Backend::Source).ok_or_else(|| self.catalog_not_found(principal, catalog));
         }
         if let Some(lake) = self.lakes.get(catalog) {
             let open = || LakeCatalog::open_with(catalog, &lake.config, &self.objects);

@@ -71,7 +71,10 @@ impl Run<'_> {
 
     fn last_of(&self, principal: &Principal) -> Option<QueryId> {
         let newest_first = self.service.registry().list().into_iter();
-        newest_first.filter(|query| query.user == principal.name).find(|query| !query.cut.is_empty()).map(|query| query.id)
+        newest_first
+            .filter(|query| query.user == principal.name)
+            .find(|query| !query.cut.is_empty())
+            .map(|query| query.id)
     }
 
     /// Whether the statement may run while the session reads the past: what writes must see what it changes as it is now.
@@ -95,6 +98,8 @@ fn reads(statement: &Statement) -> bool {
         | Statement::Change(_)
         | Statement::AlterTable(_)
         | Statement::DropTable { .. }
+        | Statement::CreateCatalog(_)
+        | Statement::DropCatalog { .. }
         | Statement::CreateSchema { .. }
         | Statement::DropSchema { .. }
         | Statement::CreateView(_)

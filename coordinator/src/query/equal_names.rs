@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, Select, SelectItem, Statement as AstStatement, VisitMut, VisitorMut,
+    Expr, Ident, Query, Select, SelectItem, SetExpr, Statement as AstStatement, VisitMut, VisitorMut,
 };
 
 use super::parse::normalize;
@@ -67,9 +67,28 @@ fn apart(name: &str, taken: &HashSet<String>) -> String {
 fn name_of(expr: &Expr) -> String {
     match expr {
         Expr::Cast { expr, .. } | Expr::Nested(expr) => name_of(expr),
+        Expr::Subquery(query) => name_of_first(query).unwrap_or_else(|| expr.to_string().to_lowercase()),
         Expr::Identifier(name) => normalize(name.clone()),
         Expr::CompoundIdentifier(parts) => parts.last().cloned().map(normalize).unwrap_or_default(),
         other => other.to_string().to_lowercase(),
+    }
+}
+
+/// The name of a scalar subquery is that of its column.
+fn name_of_first(query: &Query) -> Option<String> {
+    let mut body = query.body.as_ref();
+    let select = loop {
+        match body {
+            SetExpr::Select(select) => break select,
+            SetExpr::Query(query) => body = query.body.as_ref(),
+            SetExpr::SetOperation { left, .. } => body = left.as_ref(),
+            _ => return None,
+        }
+    };
+    match select.projection.first()? {
+        SelectItem::UnnamedExpr(expr) => Some(name_of(expr)),
+        SelectItem::ExprWithAlias { alias, .. } => Some(normalize(alias.clone())),
+        _ => None,
     }
 }
 
@@ -91,6 +110,10 @@ mod tests {
             ),
             ("SELECT a, a AS a_1, A FROM t", "SELECT a, a AS a_1, A AS \"a_2\" FROM t"),
             ("SELECT 1 AS a, 2 AS a", "SELECT 1 AS a, 2 AS \"a_1\""),
+            (
+                "SELECT count(*), (SELECT count(*) FROM u), (SELECT a AS \"count(*)\" FROM t) FROM t",
+                "SELECT count(*), (SELECT count(*) FROM u) AS \"count(*)_1\", (SELECT a AS \"count(*)\" FROM t) AS \"count(*)_2\" FROM t",
+            ),
             ("SELECT *, a FROM t", "SELECT *, a AS \"a_1\" FROM t"),
             ("SELECT * FROM (SELECT b, b FROM t)", "SELECT * FROM (SELECT b, b AS \"b_1\" FROM t)"),
         ] {

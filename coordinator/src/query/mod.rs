@@ -8,6 +8,7 @@
 
 mod alter_table;
 mod assign;
+mod catalogs;
 mod change_table;
 mod changes;
 mod create_table;

@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use townlake_common::{Error, ErrorCode, Result};
 
 use super::alter_table::parse_alter_table;
+use super::catalogs::parse_create_catalog;
 use super::changes::{parse_change, parse_truncate};
 use super::create_table::parse_create_table;
 use super::depth::check_depth;
@@ -221,6 +222,7 @@ fn command(tokens: &[TokenWithSpan]) -> Result<Statement> {
             }
             Keyword::SET => set(&mut parser),
             Keyword::RESET => reset(&mut parser),
+            Keyword::CREATE if parser.parse_keyword(Keyword::CATALOG) => parse_create_catalog(&mut parser).map(Some),
             Keyword::CREATE => create_schema(&mut parser),
             Keyword::DROP => drop_object(&mut parser),
             Keyword::CALL => call(&mut parser),
@@ -251,6 +253,9 @@ fn show(parser: &mut Parser<'_>) -> Parsed<Option<Statement>> {
         "COLUMNS" => {
             parser.expect_one_of_keywords(&[Keyword::FROM, Keyword::IN])?;
             Statement::ShowColumns { table: parse_name(parser)?, like: like(parser)? }
+        }
+        "CREATE" if parser.parse_keyword(Keyword::CATALOG) => {
+            Statement::ShowCreateCatalog { name: parse_name(parser)? }
         }
         "CUT" => Statement::ShowCut {
             query: match parser.parse_keyword(Keyword::FOR) {
@@ -322,13 +327,15 @@ fn create_schema(parser: &mut Parser<'_>) -> Parsed<Option<Statement>> {
 }
 
 fn drop_object(parser: &mut Parser<'_>) -> Parsed<Option<Statement>> {
-    let Some(kind) = parser.parse_one_of_keywords(&[Keyword::SCHEMA, Keyword::DATABASE, Keyword::TABLE]) else {
-        return Ok(None);
-    };
+    let kinds = [Keyword::SCHEMA, Keyword::DATABASE, Keyword::TABLE, Keyword::CATALOG];
+    let Some(kind) = parser.parse_one_of_keywords(&kinds) else { return Ok(None) };
     let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
     let name = parse_name(parser)?;
     if kind == Keyword::TABLE {
         return Ok(Some(Statement::DropTable { name, if_exists }));
+    }
+    if kind == Keyword::CATALOG {
+        return Ok(Some(Statement::DropCatalog { name, if_exists }));
     }
     let _default = parser.parse_keyword(Keyword::RESTRICT);
     Ok(Some(Statement::DropSchema { name, if_exists }))
@@ -397,8 +404,12 @@ fn refusal(tokens: &[TokenWithSpan]) -> Error {
 const REFUSED: &[(&str, &str, &str)] = &[
     ("copy", "COPY", "statements neither read nor write files of the server; load files with `townlake load`"),
     ("alter", "ALTER of this kind of object", "only ALTER TABLE and ALTER VIEW are offered"),
-    ("create", "CREATE of this kind of object", "only CREATE SCHEMA, CREATE TABLE and CREATE VIEW are offered"),
-    ("drop", "DROP of this kind of object", "only DROP SCHEMA, DROP TABLE and DROP VIEW are offered"),
+    (
+        "create",
+        "CREATE of this kind of object",
+        "only CREATE CATALOG, CREATE SCHEMA, CREATE TABLE and CREATE VIEW are offered",
+    ),
+    ("drop", "DROP of this kind of object", "only DROP CATALOG, DROP SCHEMA, DROP TABLE and DROP VIEW are offered"),
     ("prepare", "PREPARE", "use the prepared statements of your Flight SQL client"),
     ("execute", "EXECUTE", "use the prepared statements of your Flight SQL client"),
     ("deallocate", "DEALLOCATE", "use the prepared statements of your Flight SQL client"),
@@ -413,7 +424,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("vacuum", "VACUUM", "see CALL <catalog>.system.optimize, expire_snapshots and remove_orphan_files"),
     ("load", "LOAD", "load files with `townlake load`"),
     ("install", "INSTALL", "there are no extensions"),
-    ("attach", "ATTACH", "catalogs are set in the configuration"),
+    ("attach", "ATTACH", "see CREATE CATALOG"),
 ];
 
 fn not_supported(what: &str, why: &str) -> Error {

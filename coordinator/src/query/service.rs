@@ -15,13 +15,14 @@ use datafusion::physical_plan::ExecutionPlan;
 use tokio::time::{Instant, interval};
 use townlake_common::config::Config;
 use townlake_common::{Error, ErrorCode, Principal, QueryContext, QueryId, Result};
-use townlake_connectors::SourceConnections;
 use townlake_connectors::dynamic_filters::{RunPlan, with_dynamic_filters};
 use townlake_connectors::pushdown::PUSH_INTO_SOURCES;
+use townlake_connectors::{FindDefinition, SourceConnections};
 use townlake_engine::error::from_datafusion;
 use townlake_lake::LakeObjects;
 use townlake_store::Store;
 
+use super::catalogs::without_secrets;
 use super::here::{Here, HerePlan};
 use super::parameters::{bind, parameters_of};
 use super::parse::parse;
@@ -39,12 +40,15 @@ use crate::system::System;
 
 /// How often a query that waits for its turn on the cluster is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often the catalogs that other coordinators make are looked for.
+const LOOK_FOR_CATALOGS: Duration = Duration::from_secs(1);
 
 /// Plans and runs statements for sessions.
 pub struct QueryService {
     pub(super) config: Arc<Config>,
     pub(super) scheduler: Arc<Scheduler>,
     pub(super) catalogs: Catalogs,
+    store: Store,
     registry: Arc<Registry>,
     system: Arc<System>,
     pub(super) runtime: Arc<RuntimeEnv>,
@@ -55,7 +59,6 @@ pub struct QueryService {
 }
 
 /// A statement that was parsed and checked, ready to be executed any number of times.
-#[derive(Debug)]
 pub struct Prepared {
     /// The statement as it was given.
     pub sql: String,
@@ -66,6 +69,12 @@ pub struct Prepared {
     /// How a client sees it.
     pub kind: StatementKind,
     pub(super) statement: Statement,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("sql", &without_secrets(&self.sql)).finish_non_exhaustive()
+    }
 }
 
 /// A statement that runs.
@@ -93,8 +102,10 @@ impl QueryService {
     /// Errors: `CONFIG_INVALID`, naming the catalog; `INTERNAL` when there is no place for temporary files.
     pub async fn new(config: Arc<Config>, scheduler: Arc<Scheduler>, store: Store) -> Result<Arc<Self>> {
         let objects = LakeObjects::from_config(&config.catalogs)?;
-        let sources = SourceConnections::from_config(&config.catalogs)?;
-        let registry = Registry::new(store, scheduler.internal_addr().to_string());
+        let sources = SourceConnections::with_definitions(&config.catalogs, Some(found_in(store.clone())))?;
+        sources.set_made(store.catalogs().await?);
+        keep_up(&sources, store.clone());
+        let registry = Registry::new(store.clone(), scheduler.internal_addr().to_string());
         let admins = config.auth.admins.clone();
         let system = System::new(Arc::clone(&scheduler), Arc::clone(&registry), admins);
         let spill = tempfile::Builder::new().prefix("townlake-coordinator-").tempdir().map_err(|e| {
@@ -110,6 +121,7 @@ impl QueryService {
             catalogs: Catalogs::new(&config.catalogs, objects, sources, Arc::clone(&system)),
             config,
             scheduler,
+            store,
             registry,
             system,
             runtime,
@@ -121,6 +133,10 @@ impl QueryService {
     /// The catalogs, filtered for whoever asks.
     pub fn catalogs(&self) -> &Catalogs {
         &self.catalogs
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Running and ended queries.
@@ -135,7 +151,7 @@ impl QueryService {
         match caught(self.try_prepare(session, sql)).await {
             Ok(prepared) => Ok(Arc::new(prepared)),
             Err(error) => {
-                let shown: String = sql.chars().take(self.statement_limit()).collect();
+                let shown: String = without_secrets(sql).chars().take(self.statement_limit()).collect();
                 self.registry.begin(&session.principal, &shown).await?.end(Some(&error)).await;
                 Err(error)
             }
@@ -201,7 +217,11 @@ impl QueryService {
         let id = id.unwrap_or_else(QueryId::generate);
         let settings = self.settings(session);
         let cut = settings.cut.as_ref().map(|(_, cut)| Arc::clone(cut));
-        let begun = self.registry.begin_as(id, &session.principal, &prepared.sql, cut).await?;
+        let shown = match &prepared.statement {
+            Statement::CreateCatalog(_) => without_secrets(&prepared.sql),
+            _ => prepared.sql.clone(),
+        };
+        let begun = self.registry.begin_as(id, &session.principal, &shown, cut).await?;
         let tracked = Arc::clone(begun.tracked()?);
         if prepared.kind != StatementKind::Command && !prepared.statement.is_about_the_server() {
             session.ran(&tracked.context.id);
@@ -353,6 +373,29 @@ impl QueryService {
         tracked.enter(QueryState::Running);
         Ok(rows)
     }
+}
+
+/// What a store keeps of catalogs that were made.
+pub fn found_in(store: Store) -> FindDefinition {
+    Arc::new(move |name| {
+        let store = store.clone();
+        Box::pin(async move { store.catalog(&name).await })
+    })
+}
+
+/// Learns of what other coordinators make and drop, as long as the connections live.
+fn keep_up(sources: &Arc<SourceConnections>, store: Store) {
+    let sources = Arc::downgrade(sources);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(LOOK_FOR_CATALOGS).await;
+            let Some(sources) = sources.upgrade() else { return };
+            match store.catalogs().await {
+                Ok(definitions) => sources.set_made(definitions),
+                Err(error) => tracing::warn!(%error, "what other coordinators made cannot be told"),
+            }
+        }
+    });
 }
 
 /// Runs small plans for a query that has not begun.

@@ -25,7 +25,10 @@ pub struct Setting {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Duration,
-    Number { from: u64, to: u64 },
+    Number {
+        from: u64,
+        to: u64,
+    },
     Size,
     Boolean,
     OneOf(&'static [&'static str]),

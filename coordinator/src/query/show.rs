@@ -24,6 +24,7 @@ pub(super) fn schema_of(statement: &Statement) -> Option<SchemaRef> {
         Statement::ShowTables { .. } => &["table", "type", "comment"],
         Statement::ShowViews { .. } => &["view", "comment"],
         Statement::ShowCreateView { .. } => &["create_view"],
+        Statement::ShowCreateCatalog { .. } => &["create_catalog"],
         Statement::ShowColumns { .. } => &["column", "type", "nullable", "comment"],
         Statement::ShowSession { .. } | Statement::ShowSetting { .. } => &["name", "value", "description"],
         Statement::ShowCut { .. } => &["query", "source", "kind", "at", "promise"],
@@ -62,6 +63,11 @@ impl Run<'_> {
             Statement::ShowCreateView { view } => {
                 batch(statement, vec![vec![Some(self.show_create_view(view).await?)]], None)
             }
+            Statement::ShowCreateCatalog { name } => {
+                batch(statement, vec![vec![Some(self.show_create_catalog(name).await?)]], None)
+            }
+            Statement::CreateCatalog(create) => self.create_catalog(create).await,
+            Statement::DropCatalog { name, if_exists } => self.drop_catalog(name, *if_exists).await,
             Statement::ShowColumns { table, like } => {
                 let rows = self.columns(table).await?;
                 batch(statement, rows, like.as_deref())

@@ -3,6 +3,7 @@
 use datafusion::sql::sqlparser::ast::{DataType, Statement as AstStatement};
 use townlake_lake::{PartitionField, Position, SortKey, TableChange};
 
+use super::catalogs::CreateCatalogStatement;
 use super::changes::ChangeStatement;
 use super::procedures::CallArgument;
 
@@ -103,6 +104,20 @@ pub enum Statement {
     ResetSession {
         /// The setting, or all of them.
         name: Option<String>,
+    },
+    /// `CREATE CATALOG`.
+    CreateCatalog(CreateCatalogStatement),
+    /// `DROP CATALOG`.
+    DropCatalog {
+        /// The catalog.
+        name: Name,
+        /// Say nothing when it is not there.
+        if_exists: bool,
+    },
+    /// `SHOW CREATE CATALOG catalog`.
+    ShowCreateCatalog {
+        /// The catalog.
+        name: Name,
     },
     /// `CREATE SCHEMA`.
     CreateSchema {
@@ -303,6 +318,8 @@ impl Statement {
             | Self::RenameView { .. }
             | Self::CommentView { .. }
             | Self::Truncate { .. }
+            | Self::CreateCatalog(_)
+            | Self::DropCatalog { .. }
             | Self::CreateSchema { .. }
             | Self::DropSchema { .. }
             | Self::Use(_)

@@ -78,13 +78,9 @@ fn check_cast(expr: &Expr, inputs: &DFSchema, table: &LoadedTable) -> Result<Tre
     Ok(TreeNodeRecursion::Continue)
 }
 
-/// The column that is a struct of these fields, where just one is.
+/// The column that has a struct of these fields in it, where just one has.
 fn column_of<'t>(fields: &Fields, columns: &'t Schema) -> Option<&'t str> {
-    let names = |fields: &Fields| fields.iter().map(|field| field.name().clone()).collect::<Vec<_>>();
-    let mut like = columns.fields().iter().filter(|column| match column.data_type() {
-        DataType::Struct(own) => names(own) == names(fields),
-        _ => false,
-    });
+    let mut like = columns.fields().iter().filter(|column| has_struct_of(column.data_type(), fields));
     match (like.next(), like.next()) {
         (Some(column), None) => Some(column.name()),
         _ => None,
@@ -105,6 +101,17 @@ fn refused((given, wanted): (&Fields, &Fields), column: Option<&str>, table: &Lo
 pub(super) fn difference(given: &Fields, wanted: &Fields) -> String {
     let names = |fields: &Fields| fields.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
     format!("a struct of the fields ({}) is given where one of ({}) is wanted", names(given), names(wanted))
+}
+
+fn has_struct_of(data_type: &DataType, fields: &Fields) -> bool {
+    match data_type {
+        DataType::Struct(own) => {
+            let are_same = own.len() == fields.len() && own.iter().zip(fields).all(|(a, b)| a.name() == b.name());
+            are_same || own.iter().any(|field| has_struct_of(field.data_type(), fields))
+        }
+        DataType::Map(entries, _) => has_struct_of(entries.data_type(), fields),
+        other => element(other).is_some_and(|element| has_struct_of(element, fields)),
+    }
 }
 
 fn has_struct(data_type: &DataType) -> bool {

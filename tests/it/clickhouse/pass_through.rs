@@ -22,7 +22,13 @@ async fn a_query_is_a_table_with_its_types() {
         let text = datafusion::arrow::util::pretty::pretty_format_batches(&rows).unwrap().to_string();
         let cells: Vec<_> = text.lines().skip(3).filter(|line| line.starts_with('|')).collect();
         assert!(cells.len() == 2 && cells[0].contains("[n1]") && cells[1].contains("[n2]"), "{engine:?}\n{text}");
-        for passed in ["SELECT no_such FROM passed.t", "DROP TABLE passed.t", "SELECT 1 AS x; DROP TABLE passed.t", "SELECT 1 AS x, 2 AS x", ""] {
+        for passed in [
+            "SELECT no_such FROM passed.t",
+            "DROP TABLE passed.t",
+            "SELECT 1 AS x; DROP TABLE passed.t",
+            "SELECT 1 AS x, 2 AS x",
+            "",
+        ] {
             assert!(ch.source().query(&context, passed).await.is_err(), "{engine:?} {passed}");
         }
         assert_eq!(ch.cells(&["t"], "SELECT count(*) FROM t").await, [["100"]]);

@@ -29,7 +29,11 @@ async fn a_query_is_a_table_with_its_types() {
     let passed = "SELECT mood, price, tags, id AS \"the Id\", to_char(id, '000') AS c FROM t WHERE id < 3 -- so";
     let text = ask(&crm, passed, "SELECT * FROM q ORDER BY \"the Id\"").await.unwrap();
     let lines: Vec<_> = text.lines().skip(1).collect();
-    assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>().join(" "), "| mood | price | tags | the Id | c |", "{text}");
+    assert_eq!(
+        lines[0].split_whitespace().collect::<Vec<_>>().join(" "),
+        "| mood | price | tags | the Id | c |",
+        "{text}"
+    );
     assert!(lines[2].contains("1.25") && lines[2].contains("[x, 1]") && lines[2].contains(" 001"), "{text}");
     assert!(lines[3].contains("ok") && lines[3].contains("2.50"), "{text}");
     // A semicolon at its end, what only reads, a filter on top, a group.
@@ -40,7 +44,8 @@ async fn a_query_is_a_table_with_its_types() {
     let session = session(&context, &crm.connections, 4);
     let table = crm.source().query(&context, "SELECT id, name FROM t").await.unwrap();
     session.register_table("q", Arc::clone(&table)).expect("register");
-    let plan = session.sql("SELECT name FROM q WHERE id = 7 AND name < 'z'").await.unwrap().create_physical_plan().await;
+    let plan =
+        session.sql("SELECT name FROM q WHERE id = 7 AND name < 'z'").await.unwrap().create_physical_plan().await;
     let text = datafusion::physical_plan::displayable(plan.unwrap().as_ref()).indent(false).to_string();
     assert!(text.contains("table=crm.system.query, splits=1") && text.contains("\"id\"::int4 = '7'::int4"), "{text}");
 }

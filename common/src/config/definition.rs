@@ -1,0 +1,158 @@
+//! A catalog that was made by `CREATE CATALOG`: what its configuration is made of, and how it is shown.
+
+use std::fmt::Write as _;
+
+use figment::Figment;
+use figment::providers::Serialized;
+use serde_json::{Map, Value};
+
+use super::{CatalogConfig, Config};
+use crate::{Error, ErrorCode, Result};
+
+/// Keys whose values are shown. All others are taken for secrets.
+const SHOWN: &[&str] = &[
+    "brokers",
+    "connect_timeout",
+    "database",
+    "dataset",
+    "isolation",
+    "location",
+    "mechanism",
+    "project",
+    "readers",
+    "request_timeout",
+    "sasl",
+    "security",
+    "tls",
+    "tls_ca",
+    "writers",
+];
+
+/// One catalog as it is kept.
+#[derive(Clone, PartialEq)]
+pub struct CatalogDefinition {
+    /// Its name.
+    pub name: String,
+    /// Another catalog of the same name has another.
+    pub id: String,
+    /// The `type` of a section of the configuration.
+    pub kind: String,
+    /// The other keys of that section.
+    pub properties: Map<String, Value>,
+    /// Who made it.
+    pub owner: String,
+}
+
+impl CatalogDefinition {
+    /// The configuration that it is. Secrets of the environment and of files are those of this node.
+    ///
+    /// Errors: `INVALID_ARGUMENT`, naming the key, never its value.
+    pub fn config(&self) -> Result<CatalogConfig> {
+        let mut section = self.properties.clone();
+        section.insert("type".to_string(), Value::String(self.kind.clone()));
+        let catalogs = Value::Object(Map::from_iter([(self.name.clone(), Value::Object(section))]));
+        let figment = Figment::from(Serialized::default("catalogs", catalogs));
+        let refused = |error: Error| {
+            let refused = Error::new(ErrorCode::InvalidArgument, error.message());
+            match error.hint() {
+                Some(hint) => refused.with_hint(hint),
+                None => refused,
+            }
+        };
+        let mut config = Config::extract(figment, None).map_err(refused)?;
+        config.catalogs.remove(&self.name).ok_or_else(|| Error::internal("a catalog has lost its name"))
+    }
+
+    /// The statement that makes it, with `***` for what may be secret.
+    pub fn statement(&self) -> String {
+        let mut text = format!("CREATE CATALOG {} USING {}", self.name, self.kind);
+        for (index, (key, value)) in self.properties.iter().enumerate() {
+            let separator = if index == 0 { " WITH (\n  " } else { ",\n  " };
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{separator}{key} = {}", shown(key, value));
+        }
+        if !self.properties.is_empty() {
+            text.push_str("\n)");
+        }
+        text
+    }
+}
+
+/// Nothing of the properties: they hold secrets.
+impl std::fmt::Debug for CatalogDefinition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, id, kind, owner, .. } = self;
+        f.debug_struct("CatalogDefinition")
+            .field("name", name)
+            .field("id", id)
+            .field("kind", kind)
+            .field("owner", owner)
+            .finish_non_exhaustive()
+    }
+}
+
+fn shown(key: &str, value: &Value) -> String {
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    match value {
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Object(of) => match (of.get("env"), of.get("file")) {
+            // Where a secret lies is none.
+            (Some(Value::String(name)), None) => format!("env({})", quoted(name)),
+            (None, Some(Value::String(path))) => format!("file({})", quoted(path)),
+            _ => quoted("***"),
+        },
+        _ if !SHOWN.contains(&key) => quoted("***"),
+        Value::String(text) => quoted(text),
+        Value::Array(items) => {
+            let items: Vec<_> = items.iter().map(|item| quoted(item.as_str().unwrap_or("***"))).collect();
+            format!("ARRAY[{}]", items.join(", "))
+        }
+        Value::Null => "NULL".to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn definition(kind: &str, properties: Value) -> CatalogDefinition {
+        let Value::Object(properties) = properties else { panic!("no object") };
+        let text = |text: &str| text.to_string();
+        CatalogDefinition { name: text("crm2"), id: text("1"), kind: text(kind), properties, owner: text("ann") }
+    }
+
+    #[test]
+    fn it_is_what_the_configuration_would_be() {
+        let made =
+            definition("postgres", json!({"url": "postgres://u:hunter2@h/d", "connections": 4, "readers": ["ann"]}));
+        let CatalogConfig::Postgres(config) = made.config().unwrap() else { panic!("another kind") };
+        assert_eq!((config.connections, config.readers.as_slice()), (4, &["ann".to_string()][..]));
+        for (kind, properties, word) in [
+            ("postgres", json!({"url": "postgres://u:hunter2@h/d", "conections": 4}), "did you mean `connections`"),
+            ("postgres", json!({"url": "postgres://u:hunter2@h/d", "connections": "hunter2"}), "connections"),
+            ("postgres", json!({"url": "postgres://u:hunter2@h/d", "connections": 1}), "at least 2"),
+            ("postgres", json!({}), "url"),
+            ("oracle", json!({"url": "hunter2"}), "must be one of"),
+        ] {
+            let error = definition(kind, properties).config().unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidArgument);
+            assert!(error.message().contains(word), "{error}");
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let properties = json!({"url": "postgres://u:hunter2@h/d", "tls": "require", "connections": 4,
+            "readers": ["ann", "o'hara"], "token": {"env": "CRM_TOKEN"}, "other": ["hunter2"]});
+        let made = definition("postgres", properties);
+        let text = made.statement();
+        assert!(!text.contains("hunter2") && !format!("{made:?}").contains("hunter2"), "{text}");
+        for part in ["url = '***'", "tls = 'require'", "connections = 4", "ARRAY['ann', 'o''hara']", "env('CRM_TOKEN')"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
