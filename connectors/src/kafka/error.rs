@@ -72,6 +72,13 @@ impl Server {
             .with_hint(format!("see `sasl`, `username` and `password` in [catalogs.{catalog}]"))
     }
 
+    /// The listener speaks TLS, and we do not.
+    pub fn speaks_tls(&self, broker: &str) -> Error {
+        let catalog = &self.catalog;
+        Error::new(ErrorCode::SourceDenied, format!("catalog {catalog}: Kafka at {broker} speaks TLS only"))
+            .with_hint(format!("set `tls` in [catalogs.{catalog}]"))
+    }
+
     /// What came is no answer of a broker.
     pub fn corrupt(&self, doing: &str, what: &str) -> Error {
         let message = format!("catalog {}: Kafka sent what cannot be decoded to {doing}: {what}", self.catalog);

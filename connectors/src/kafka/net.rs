@@ -37,6 +37,9 @@ pub(crate) struct Settings {
     pub request_timeout: Duration,
 }
 
+/// How a listener of TLS says that it does not understand us, where we take it for the length of an answer.
+const TLS_ALERT: [u8; 2] = [0x15, 0x03];
+
 trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
@@ -193,9 +196,13 @@ impl Connection {
         let longest = longest_answer(version.api);
         let answer = self.transfer(&request, longest).await;
         let answer = answer.map_err(|error| self.settings.server.unreachable(&self.broker, doing, error))?;
-        let Some(answer) = answer else {
-            let what = format!("an answer of more than {} MiB", longest >> 20);
-            return Err(self.settings.server.corrupt(doing, &what));
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(TLS_ALERT) => return Err(self.settings.server.speaks_tls(&self.broker)),
+            Err(_) => {
+                let what = format!("an answer of more than {} MiB", longest >> 20);
+                return Err(self.settings.server.corrupt(doing, &what));
+            }
         };
         let mut header = Reader::new(&answer, version.flexible);
         let correlation = self.decode_header(&mut header, doing)?;
@@ -212,19 +219,21 @@ impl Connection {
         header.map_err(|fault| self.settings.server.corrupt(doing, fault.0))
     }
 
-    /// `None`: the answer is too long.
-    async fn transfer(&mut self, request: &[u8], longest: usize) -> io::Result<Option<Bytes>> {
+    /// The answer; or the first bytes of its length where it is too long.
+    async fn transfer(&mut self, request: &[u8], longest: usize) -> io::Result<std::result::Result<Bytes, [u8; 2]>> {
         self.wire.write_all(request).await?;
         self.wire.flush().await?;
-        let length = usize::try_from(self.wire.read_i32().await?).unwrap_or(usize::MAX);
+        let told = self.wire.read_i32().await?;
+        let length = usize::try_from(told).unwrap_or(usize::MAX);
         if length > longest {
-            return Ok(None);
+            let [first, second, ..] = told.to_be_bytes();
+            return Ok(Err([first, second]));
         }
         // Memory is taken as bytes come, not as the length promises.
         let mut answer = Vec::new();
         (&mut self.wire).take(length as u64).read_to_end(&mut answer).await?;
         match answer.len() == length {
-            true => Ok(Some(Bytes::from(answer))),
+            true => Ok(Ok(Bytes::from(answer))),
             false => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }

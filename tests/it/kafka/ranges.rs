@@ -54,14 +54,15 @@ p.flush()
     let (plan, text, session) = bus.plan(&query, &["splits"], "SELECT _partition, _offset FROM splits LIMIT 7").await;
     assert!(text.contains("splits=3") && text.contains("limit=[7]"), "{text}");
     assert_eq!(places(&run(&plan, &session).await.unwrap()).len(), 7);
-    let sql = "SELECT count(*) FROM (SELECT 1 FROM splits WHERE _partition = 2 AND octet_length(_value) = 1 LIMIT 5)";
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM splits WHERE _partition = 2 AND octet_length(CAST(_value AS VARCHAR)) = 1 LIMIT 5)";
     assert_eq!(bus.lines(&["splits"], sql).await, ["3"], "0, 4 and 8: a limit counts what passes the filter");
 }
 
 #[tokio::test]
 async fn filters_become_ranges() {
     let script = r"
-topic('filtered', 3)
+# The times are old: retention would take them away.
+topic('filtered', 3, retention_ms=-1)
 topic('appended', 2, message_timestamp_type='LogAppendTime')
 p = producer()
 for n in range(300):
