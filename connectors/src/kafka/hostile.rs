@@ -5,7 +5,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::records::tests::Sample;
+use super::records::tests::{Raw, Sample};
 use super::records::{Visibility, next_batch};
 use super::types::Column;
 use super::values::Rows;
@@ -135,8 +135,7 @@ fn with_right_checksum(mut batch: Vec<u8>) -> Vec<u8> {
 #[test]
 fn batches_that_are_none_are_errors() {
     let mut random = StdRng::seed_from_u64(5);
-    let records: &[(i64, Option<&[u8]>, Option<&[u8]>)] =
-        &[(0, Some(b"key"), Some(b"value")), (1, None, None), (9, Some(b""), Some(&[1; 200]))];
+    let records: &[Raw<'_>] = &[(0, Some(b"key"), Some(b"value")), (1, None, None), (9, Some(b""), Some(&[1; 200]))];
     let mut read = 0;
     for round in 0..ROUNDS {
         let attributes = [0, 0x08, 0x10, 0x20, 0x30, 1, 2, 3, 4, 7][usize::try_from(round % 10).unwrap()];

@@ -24,7 +24,7 @@ fn longest_answer(api: Api) -> usize {
     match api {
         Api::Fetch => 128 << 20,
         Api::Metadata | Api::ListOffsets | Api::DescribeConfigs => 32 << 20,
-        Api::ApiVersions | Api::SaslHandshake | Api::SaslAuthenticate => 1 << 20,
+        Api::Versions | Api::SaslHandshake | Api::SaslAuthenticate => 1 << 20,
     }
 }
 

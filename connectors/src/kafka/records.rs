@@ -261,13 +261,15 @@ pub(crate) mod tests {
         }
     }
 
+    /// Delta, key, value.
+    pub(crate) type Raw<'a> = (i64, Option<&'a [u8]>, Option<&'a [u8]>);
+
     pub(crate) struct Sample<'a> {
         pub base_offset: i64,
         pub last_delta: i32,
         pub attributes: i16,
         pub producer: i64,
-        /// Delta, key, value.
-        pub records: &'a [(i64, Option<&'a [u8]>, Option<&'a [u8]>)],
+        pub records: &'a [Raw<'a>],
     }
 
     impl Sample<'_> {

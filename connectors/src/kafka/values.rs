@@ -97,7 +97,10 @@ impl Rows {
             let fits = match builder {
                 Builder::Value(builder) => match value {
                     Some(value) => builder.append_whole(value).map_err(|_| builder),
-                    None => Ok(builder.append_null()),
+                    None => {
+                        builder.append_null();
+                        Ok(())
+                    }
                 },
                 Builder::Field(builder) => {
                     let here = found.get(field).copied().flatten();
@@ -229,11 +232,12 @@ mod tests {
     use arrow::util::pretty::pretty_format_batches;
     use bytes::Bytes;
 
-    use super::super::records::{next_batch, tests::Sample};
+    use super::super::records::{
+        next_batch,
+        tests::{Raw, Sample},
+    };
     use super::super::types::{FieldType, parse_path};
     use super::*;
-
-    type Raw<'a> = (i64, Option<&'a [u8]>, Option<&'a [u8]>);
 
     fn records(records: &[Raw<'_>]) -> Vec<Record> {
         let sample = Sample { base_offset: 5, last_delta: 99, attributes: 0, producer: -1, records };

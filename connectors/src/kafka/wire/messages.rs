@@ -16,7 +16,7 @@ pub(crate) enum Api {
     ListOffsets = 2,
     Metadata = 3,
     SaslHandshake = 17,
-    ApiVersions = 18,
+    Versions = 18,
     DescribeConfigs = 32,
     SaslAuthenticate = 36,
 }
@@ -33,7 +33,7 @@ const fn version(api: Api, number: i16, flexible: bool) -> Version {
     Version { api, number, flexible }
 }
 
-pub(crate) const API_VERSIONS: Version = version(Api::ApiVersions, 0, false);
+pub(crate) const API_VERSIONS: Version = version(Api::Versions, 0, false);
 pub(crate) const SASL_HANDSHAKE: Version = version(Api::SaslHandshake, 1, false);
 pub(crate) const SASL_AUTHENTICATE: Version = version(Api::SaslAuthenticate, 1, false);
 pub(crate) const DESCRIBE_CONFIGS: Version = version(Api::DescribeConfigs, 1, false);
