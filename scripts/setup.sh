@@ -59,6 +59,7 @@ elif [ "$level" = test ]; then
     need python3-venv "${python[@]}"
     need default-jdk-headless javac
     need maven mvn
+    need openssl openssl
 fi
 
 missing=("${needed[@]}" "${servers[@]}")
@@ -171,4 +172,33 @@ elif [ "$level" = test ]; then
     # Nessie's tests say that they are skipped without it: 270 MB that not every mirror has.
     jar org.projectnessie.nessie:nessie-quarkus:0.108.8:jar:runner \
         a58ebde6dc6df68266433d1d087c6cc497103df7a71a0275575f6fca71b167f7 "Nessie" || say "no Nessie then: its tests are skipped"
+    # A broker: the server and its tools, with whatever Maven Central says that they need (92 jars, 54 MB).
+    kafka_version=4.1.1
+    kafka_sum=e2bc7cebebf5f4c0ea615093802d55f0dd6a0ae1e9803b0074d6eba46aa5ef6f
+    kafka="${TOWNLAKE_KAFKA:-$HOME/.cache/townlake/kafka}"
+    kafka() {
+        [ "$kafka_version $kafka_sum" = "$(cat "$kafka/complete.stamp" 2>/dev/null)" ] && return
+        local folder artifact dependencies=""
+        say "fetching Apache Kafka $kafka_version into $kafka"
+        for artifact in kafka_2.13 kafka-tools; do
+            dependencies+="<dependency><groupId>org.apache.kafka</groupId><artifactId>$artifact</artifactId>"
+            dependencies+="<version>$kafka_version</version></dependency>"
+        done
+        folder=$(mktemp -d)
+        printf '%s' "<project><modelVersion>4.0.0</modelVersion><groupId>townlake</groupId><artifactId>kafka</artifactId>" \
+            "<version>1</version><dependencies>$dependencies</dependencies></project>" >"$folder/pom.xml"
+        mvn -q -B -f "$folder/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
+            -DoutputDirectory="$folder/jars" || { rm -rf "$folder"; return 1; }
+        if [ "$kafka_sum" != "$(cd "$folder/jars" && LC_ALL=C sha256sum ./*.jar | sha256sum | cut -d' ' -f1)" ]; then
+            rm -rf "$folder"
+            echo "what came as Apache Kafka $kafka_version is not what it should be (sha256 of all sums $kafka_sum)" >&2
+            exit 1
+        fi
+        mkdir -p "$kafka"
+        rm -f "$kafka"/*.jar
+        mv "$folder"/jars/*.jar "$kafka"
+        rm -rf "$folder"
+        printf '%s\n' "$kafka_version $kafka_sum" >"$kafka/complete.stamp"
+    }
+    kafka
 fi

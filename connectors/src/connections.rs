@@ -13,6 +13,7 @@ use townlake_common::{Error, ErrorCode, Result};
 use crate::Source;
 use crate::bigquery::BigQuerySource;
 use crate::clickhouse::ClickHouseSource;
+use crate::kafka::KafkaSource;
 use crate::postgres::PostgresSource;
 
 /// Tells what is kept of a catalog that is not in the configuration, now.
@@ -58,6 +59,7 @@ fn source_of(name: &str, catalog: &CatalogConfig) -> Result<Option<Arc<dyn Sourc
         CatalogConfig::Postgres(config) => Arc::new(PostgresSource::new(name, config)?),
         CatalogConfig::ClickHouse(config) => Arc::new(ClickHouseSource::new(name, config)?),
         CatalogConfig::BigQuery(config) => Arc::new(BigQuerySource::new(name, config)?),
+        CatalogConfig::Kafka(config) => Arc::new(KafkaSource::new(name, config)?),
         CatalogConfig::Iceberg(_) => return Ok(None),
     }))
 }

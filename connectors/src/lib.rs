@@ -1,4 +1,4 @@
-//! The source SPI ([`Source`]) and one module a source. Today: Postgres, ClickHouse, BigQuery.
+//! The source SPI ([`Source`]) and one module a source. Today: Postgres, ClickHouse, Kafka, BigQuery.
 //!
 //! A connector plans on the coordinator and reads on the executors. Between the two travels a recipe ([`codec`]): it names
 //! a catalog and says what to read, and never holds a connection, a URL or a credential. Each process makes its own
@@ -12,6 +12,7 @@ pub mod codec;
 mod connections;
 pub mod dynamic_filters;
 mod filters;
+mod kafka;
 mod nothing_pushed;
 pub mod operation;
 mod pass_through;

@@ -145,6 +145,8 @@ pub struct ScanMetrics {
     pub splits: Count,
     /// Time until there was a connection.
     pub connection_wait: Time,
+    set: ExecutionPlanMetricsSet,
+    partition: usize,
 }
 
 impl ScanMetrics {
@@ -155,7 +157,14 @@ impl ScanMetrics {
             bytes_read: MetricBuilder::new(set).counter("bytes_read", partition),
             splits: MetricBuilder::new(set).counter("splits", partition),
             connection_wait: MetricBuilder::new(set).subset_time("connection_wait", partition),
+            set: set.clone(),
+            partition,
         }
+    }
+
+    /// Counts what only some sources have, and only where there is some.
+    pub fn count(&self, what: &'static str, count: usize) {
+        MetricBuilder::new(&self.set).counter(what, self.partition).add(count);
     }
 }
 

@@ -320,7 +320,10 @@ impl LakeObjects {
     pub fn from_config(catalogs: &BTreeMap<String, CatalogConfig>) -> Result<Self> {
         let iceberg = catalogs.iter().filter_map(|(name, config)| match config {
             CatalogConfig::Iceberg(config) => Some((name, config)),
-            CatalogConfig::Postgres(_) | CatalogConfig::ClickHouse(_) | CatalogConfig::BigQuery(_) => None,
+            CatalogConfig::Postgres(_)
+            | CatalogConfig::ClickHouse(_)
+            | CatalogConfig::Kafka(_)
+            | CatalogConfig::BigQuery(_) => None,
         });
         let stores = iceberg.map(|(name, config)| Ok((name.clone(), ObjectAccess::new(name, config)?)));
         Ok(Self(Arc::new(stores.collect::<Result<_>>()?)))

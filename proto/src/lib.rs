@@ -26,6 +26,10 @@ pub mod source {
 pub mod postgres {
     tonic::include_proto!("townlake.postgres");
 }
+/// Scan recipes of the Kafka connector.
+pub mod kafka {
+    tonic::include_proto!("townlake.kafka");
+}
 /// Scan recipes of the ClickHouse connector.
 pub mod clickhouse {
     tonic::include_proto!("townlake.clickhouse");

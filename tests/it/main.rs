@@ -5,6 +5,7 @@ mod bigquery;
 mod chaos;
 mod clickhouse;
 mod deep;
+mod kafka;
 mod load;
 mod membership;
 mod nodes;

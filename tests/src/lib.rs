@@ -3,5 +3,6 @@
 pub mod bed;
 pub mod bigquery;
 pub mod clickhouse;
+pub mod kafka;
 pub mod postgres;
 pub mod town;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::KafkaCatalog;
 use super::bigquery::BigQueryCatalog;
 use crate::{Error, ErrorCode, Principal, Result, Secret};
 
@@ -15,6 +16,8 @@ pub enum CatalogConfig {
     Iceberg(Box<IcebergCatalog>),
     /// A Postgres database.
     Postgres(Box<PostgresCatalog>),
+    /// A Kafka cluster.
+    Kafka(Box<KafkaCatalog>),
     /// A ClickHouse server.
     ClickHouse(Box<ClickHouseCatalog>),
     /// A project of Google BigQuery.
@@ -172,6 +175,7 @@ impl CatalogConfig {
         match self {
             Self::Iceberg(catalog) => &catalog.readers,
             Self::Postgres(catalog) => &catalog.readers,
+            Self::Kafka(catalog) => &catalog.readers,
             Self::ClickHouse(catalog) => &catalog.readers,
             Self::BigQuery(catalog) => &catalog.readers,
         }
@@ -182,6 +186,7 @@ impl CatalogConfig {
         match self {
             Self::Iceberg(catalog) => &catalog.writers,
             Self::Postgres(catalog) => &catalog.writers,
+            Self::Kafka(catalog) => &catalog.writers,
             Self::ClickHouse(catalog) => &catalog.writers,
             Self::BigQuery(catalog) => &catalog.writers,
         }
@@ -191,6 +196,7 @@ impl CatalogConfig {
         match self {
             Self::Iceberg(iceberg) => iceberg.validate(name),
             Self::Postgres(postgres) => postgres.validate(name),
+            Self::Kafka(kafka) => kafka.validate(name),
             Self::ClickHouse(clickhouse) => clickhouse.validate(name),
             Self::BigQuery(bigquery) => bigquery.validate(name),
         }

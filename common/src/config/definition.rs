@@ -11,13 +11,17 @@ use crate::{Error, ErrorCode, Result};
 
 /// Keys whose values are shown. All others are taken for secrets.
 const SHOWN: &[&str] = &[
+    "brokers",
     "connect_timeout",
     "database",
     "dataset",
+    "isolation",
     "location",
     "mechanism",
     "project",
     "readers",
+    "request_timeout",
+    "sasl",
     "security",
     "tls",
     "tls_ca",

@@ -7,6 +7,7 @@
 mod bigquery;
 mod catalogs;
 mod definition;
+mod kafka;
 mod sections;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,9 @@ use serde::Deserialize;
 pub use bigquery::{BigQueryCatalog, BigQueryCompression};
 pub use catalogs::{CatalogConfig, ClickHouseCatalog, IcebergCatalog, IcebergCatalogKind, PostgresCatalog, TlsMode};
 pub use definition::CatalogDefinition;
+pub use kafka::{
+    KAFKA_COLUMNS, KafkaCatalog, KafkaColumn, KafkaFormat, KafkaIsolation, KafkaTable, KafkaTls, OnError, SaslMechanism,
+};
 pub use sections::{
     AuthConfig, ClusterConfig, ExecutorConfig, LimitsConfig, MaintenanceConfig, MembershipKind, ServerConfig,
     StoreConfig, TokenConfig, UserConfig,

@@ -19,7 +19,7 @@ mod scan;
 mod snapshot;
 mod splits;
 mod sql;
-mod tls;
+pub(crate) mod tls;
 mod types;
 mod values;
 

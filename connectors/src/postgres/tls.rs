@@ -73,15 +73,20 @@ fn unused_ca(catalog: &str) -> Error {
         .with_hint("set `tls` to \"verify-full\", or to \"require\" where the certificate does not name the host")
 }
 
-type ConfigBuilder = rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>;
+/// See [`builder`].
+pub(crate) type ConfigBuilder = rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>;
 
-fn builder(catalog: &str, provider: Arc<CryptoProvider>) -> Result<ConfigBuilder> {
+/// A client's configuration of rustls, before it is said how certificates are verified.
+pub(crate) fn builder(catalog: &str, provider: Arc<CryptoProvider>) -> Result<ConfigBuilder> {
     ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::internal(format!("catalog {catalog}: TLS cannot be set up")).with_source(error))
 }
 
-fn authorities(catalog: &str, ca: Option<&Path>) -> Result<RootCertStore> {
+/// The authorities of a PEM file, or those of the system.
+///
+/// Errors: `CONFIG_INVALID` when there are none.
+pub(crate) fn authorities(catalog: &str, ca: Option<&Path>) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {
@@ -113,7 +118,7 @@ fn authorities(catalog: &str, ca: Option<&Path>) -> Result<RootCertStore> {
 /// `prefer`, and `require` without an authority, encrypt and do not verify, as in libpq. The handshake's signatures are
 /// still checked.
 #[derive(Debug)]
-struct AcceptAnyCertificate(Arc<CryptoProvider>);
+pub(crate) struct AcceptAnyCertificate(pub Arc<CryptoProvider>);
 
 impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
@@ -152,9 +157,9 @@ impl ServerCertVerifier for AcceptAnyCertificate {
 
 /// The certificate is of a known authority and in time; which host it names does not matter.
 #[derive(Debug)]
-struct OfAuthority {
-    roots: RootCertStore,
-    provider: Arc<CryptoProvider>,
+pub(crate) struct OfAuthority {
+    pub roots: RootCertStore,
+    pub provider: Arc<CryptoProvider>,
 }
 
 impl ServerCertVerifier for OfAuthority {

@@ -70,7 +70,10 @@ impl Catalogs {
             CatalogConfig::Iceberg(config) => {
                 Some((name.clone(), Lake { config: config.clone(), catalog: OnceCell::new() }))
             }
-            CatalogConfig::Postgres(_) | CatalogConfig::ClickHouse(_) | CatalogConfig::BigQuery(_) => None,
+            CatalogConfig::Postgres(_)
+            | CatalogConfig::ClickHouse(_)
+            | CatalogConfig::Kafka(_)
+            | CatalogConfig::BigQuery(_) => None,
         });
         Self { access: Access::new(catalogs), lakes: lakes.collect(), objects, sources, system }
     }

@@ -1,0 +1,170 @@
+//! Kafka as a source: topics as tables, read in bounded ranges of offsets.
+//!
+//! On the coordinator a query pins the offsets of each topic that it reads ([`pins`]) and plans each scan into a recipe and
+//! splits ([`provider`], [`filters`], [`splits`]). On the executors each split is fetched from its partition's leader
+//! ([`reader`], [`records`]) and decoded ([`values`], [`json`], [`fields`]).
+//!
+//! The client is our own, because a bounded reader needs what the crates do not give: rskafka returns the records of aborted
+//! transactions, and librdkafka (rdkafka) tells positions by records, reads by name whatever topic has it, and wants OpenSSL.
+//! It is small: [`wire`] has seven requests, [`net`] one connection, [`cluster`] the brokers.
+
+mod cluster;
+mod compress;
+mod error;
+mod fields;
+mod filters;
+#[cfg(test)]
+mod hostile;
+mod json;
+mod net;
+mod pins;
+mod provider;
+mod reader;
+mod recipe;
+mod records;
+mod sample;
+mod sasl;
+mod scan;
+mod splits;
+mod tables;
+mod tls;
+mod types;
+mod values;
+mod wire;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use datafusion::catalog::TableProvider;
+use moka::future::Cache;
+use townlake_common::config::{KafkaCatalog, KafkaFormat};
+use townlake_common::{Error, ErrorCode, QueryContext, Result};
+
+use self::cluster::Cluster;
+use self::provider::KafkaTable;
+pub(crate) use self::scan::decode;
+use self::tables::{DEFAULT_SCHEMA, Table};
+use self::types::Column;
+use crate::{Source, SourceTable, TableKeys, TableKind};
+
+/// The kind of this source.
+pub(crate) const KIND: &str = "kafka";
+
+/// For so long the columns that were guessed from a sample stay.
+const GUESS_TIME: Duration = Duration::from_secs(60);
+
+/// One configured Kafka cluster.
+pub(crate) struct KafkaSource {
+    name: String,
+    cluster: Arc<Cluster>,
+    /// Tables that the configuration defines.
+    defined: Vec<Table>,
+    /// Guessed fields by topic.
+    guessed: Cache<String, Vec<Column>>,
+    max_splits: usize,
+}
+
+impl KafkaSource {
+    /// The source of `[catalogs.<name>]`. Nothing is connected yet.
+    ///
+    /// Errors: `CONFIG_INVALID`.
+    pub fn new(name: &str, config: &KafkaCatalog) -> Result<Self> {
+        Ok(Self {
+            name: name.to_string(),
+            cluster: Cluster::new(name, config)?,
+            defined: Table::defined(name, config)?,
+            guessed: Cache::builder().max_capacity(1000).time_to_live(GUESS_TIME).build(),
+            max_splits: config.max_splits,
+        })
+    }
+
+    /// Its brokers.
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// The definition of a table, or that of a topic which has none.
+    fn definition(&self, schema: &str, table: &str) -> Option<Table> {
+        let defined = self.defined.iter().find(|defined| defined.schema == schema && defined.name == table);
+        let is_free = schema == DEFAULT_SCHEMA && !self.defined.iter().any(|defined| defined.topic == table);
+        defined.cloned().or_else(|| is_free.then(|| Table::raw(table)))
+    }
+}
+
+impl fmt::Debug for KafkaSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KafkaSource").field(&self.name).finish()
+    }
+}
+
+#[async_trait]
+impl Source for KafkaSource {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    async fn list_schemas(&self, _query: &QueryContext) -> Result<Vec<String>> {
+        let mut schemas: BTreeSet<_> = self.defined.iter().map(|table| table.schema.clone()).collect();
+        schemas.insert(DEFAULT_SCHEMA.to_string());
+        Ok(schemas.into_iter().collect())
+    }
+
+    async fn list_tables(&self, query: &QueryContext, schema: &str) -> Result<Vec<SourceTable>> {
+        let is_known = schema == DEFAULT_SCHEMA || self.defined.iter().any(|table| table.schema == schema);
+        if !is_known {
+            return Ok(Vec::new());
+        }
+        let topics = self.cluster.look_up(&query.id).await?.topics().await?;
+        let defined = self.defined.iter().filter(|table| table.schema == schema && topics.contains(&table.topic));
+        let free = topics
+            .iter()
+            .filter(|topic| schema == DEFAULT_SCHEMA && !self.defined.iter().any(|table| table.topic == **topic));
+        let tables = defined.cloned().chain(free.map(|topic| Table::raw(topic)));
+        let entry = |table: Table| {
+            let comment = Some(table.comment());
+            SourceTable { name: table.name, kind: TableKind::Table, comment }
+        };
+        let mut tables: Vec<_> = tables.map(entry).collect();
+        tables.sort_by(|left, right| left.name.cmp(&right.name));
+        tables.dedup_by(|left, right| left.name == right.name);
+        Ok(tables)
+    }
+
+    async fn table(
+        &self,
+        query: &Arc<QueryContext>,
+        schema: &str,
+        table: &str,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
+        let Some(mut definition) = self.definition(schema, table) else { return Ok(None) };
+        let layout = self.cluster.look_up(&query.id).await?.layout(&definition.topic).await?;
+        let is_shown = |is_internal: bool| !is_internal || self.defined.contains(&definition);
+        if !layout.is_some_and(|layout| is_shown(layout.is_internal)) {
+            return Ok(None);
+        }
+        if matches!(definition.format, KafkaFormat::Avro | KafkaFormat::Protobuf) {
+            let message =
+                format!("table {}.{schema}.{table}: its format ({}) is not read yet", self.name, definition.comment());
+            return Err(Error::new(ErrorCode::NotSupported, message)
+                .with_hint("define the table with format = \"raw\" to see its bytes"));
+        }
+        if definition.is_sampled() {
+            let sampling = sample::fields(&self.cluster, query, &definition.topic);
+            let guessed = self.guessed.try_get_with(definition.topic.clone(), sampling).await;
+            definition.fields = guessed.map_err(|error| Error::clone(&error))?;
+        }
+        let table = KafkaTable::new(Arc::clone(&self.cluster), definition, self.max_splits);
+        Ok(Some(Arc::new(table)))
+    }
+
+    async fn keys(&self, _query: &QueryContext, _schema: &str, _table: &str) -> Result<TableKeys> {
+        Ok(TableKeys::default())
+    }
+}

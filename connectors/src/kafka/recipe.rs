@@ -1,0 +1,198 @@
+//! What a scan is, as it travels to executors: the topic, the columns, the range of offsets of each split.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use prost::Message;
+use townlake_common::Result;
+use townlake_common::config::KafkaFormat;
+use townlake_proto::kafka as wire;
+
+use super::KIND;
+use super::types::Column;
+use super::wire::messages::TopicId;
+use crate::scan::{Estimate, unreadable};
+
+/// One scan of one topic.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Recipe {
+    pub catalog: String,
+    pub schema: String,
+    pub table: String,
+    pub query_id: String,
+    /// The name of who asks.
+    pub principal: String,
+    pub topic: String,
+    /// Of the topic that was pinned; `None` where brokers know no ids.
+    pub topic_id: Option<TopicId>,
+    /// Whether only what transactions committed is read.
+    pub committed: bool,
+    pub format: KafkaFormat,
+    /// Whether what cannot be decoded is NULL and counted; else the query fails.
+    pub null_and_count: bool,
+    pub columns: Vec<Column>,
+    /// Decoded for the column of errors, and not shown.
+    pub checked: Vec<Column>,
+    /// Rows per split.
+    pub limit: Option<u64>,
+    /// The filters that were no help, each with the reason.
+    pub local_filters: Vec<String>,
+    /// All splits, for EXPLAIN.
+    pub ranges: String,
+    /// What the query pinned, for EXPLAIN.
+    pub pinned: String,
+    pub estimate: Estimate,
+}
+
+/// A range of offsets of a partition, the end exclusive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Split {
+    pub partition: i32,
+    pub start: i64,
+    pub end: i64,
+}
+
+impl Recipe {
+    /// The Arrow schema of the rows.
+    pub fn arrow_schema(&self) -> SchemaRef {
+        Arc::new(Schema::new(self.columns.iter().map(Column::field).collect::<Vec<_>>()))
+    }
+
+    /// `catalog.schema.table`.
+    pub fn name(&self) -> String {
+        format!("{}.{}.{}", self.catalog, self.schema, self.table)
+    }
+
+    /// The recipe on the wire.
+    pub fn to_wire(&self) -> wire::Scan {
+        let format = match self.format {
+            KafkaFormat::Raw => wire::Format::Raw,
+            KafkaFormat::Text => wire::Format::Text,
+            KafkaFormat::Json => wire::Format::Json,
+            KafkaFormat::Avro | KafkaFormat::Protobuf => wire::Format::Unspecified,
+        };
+        wire::Scan {
+            catalog: self.catalog.clone(),
+            schema: self.schema.clone(),
+            table: self.table.clone(),
+            query_id: self.query_id.clone(),
+            principal: self.principal.clone(),
+            topic: self.topic.clone(),
+            topic_id: self.topic_id.map(|id| id.to_vec()).unwrap_or_default(),
+            read_committed: self.committed,
+            format: format.into(),
+            null_and_count: self.null_and_count,
+            columns: self.columns.iter().map(Column::to_wire).collect(),
+            checked: self.checked.iter().map(Column::to_wire).collect(),
+            limit: self.limit,
+            local_filters: self.local_filters.clone(),
+            offsets: self.estimate.rows.unwrap_or_default(),
+            ranges: self.ranges.clone(),
+            pinned: self.pinned.clone(),
+        }
+    }
+
+    /// The recipe that [`Recipe::to_wire`] wrote.
+    ///
+    /// Errors: `INTERNAL` for what another build wrote.
+    pub fn from_wire(scan: wire::Scan) -> Result<Self> {
+        let format = match scan.format() {
+            wire::Format::Raw => KafkaFormat::Raw,
+            wire::Format::Text => KafkaFormat::Text,
+            wire::Format::Json => KafkaFormat::Json,
+            wire::Format::Unspecified => return Err(unreadable(KIND)),
+        };
+        let topic_id = match scan.topic_id.as_slice() {
+            [] => None,
+            id => Some(TopicId::try_from(id).map_err(|_| unreadable(KIND))?),
+        };
+        let of_wire = |columns: Vec<wire::Column>| {
+            columns.into_iter().map(Column::from_wire).collect::<Option<Vec<_>>>().ok_or_else(|| unreadable(KIND))
+        };
+        Ok(Self {
+            catalog: scan.catalog,
+            schema: scan.schema,
+            table: scan.table,
+            query_id: scan.query_id,
+            principal: scan.principal,
+            topic: scan.topic,
+            topic_id,
+            committed: scan.read_committed,
+            format,
+            null_and_count: scan.null_and_count,
+            columns: of_wire(scan.columns)?,
+            checked: of_wire(scan.checked)?,
+            limit: scan.limit,
+            local_filters: scan.local_filters,
+            ranges: scan.ranges,
+            pinned: scan.pinned,
+            estimate: Estimate { rows: Some(scan.offsets), ..Estimate::default() },
+        })
+    }
+}
+
+impl Split {
+    /// How many offsets are in it.
+    pub fn len(self) -> u64 {
+        u64::try_from(self.end.saturating_sub(self.start)).unwrap_or(0)
+    }
+
+    /// The split on the wire.
+    pub fn encode(self) -> Vec<u8> {
+        wire::Split { partition: self.partition, start: self.start, end: self.end }.encode_to_vec()
+    }
+
+    /// The split that [`Split::encode`] wrote.
+    ///
+    /// Errors: `INTERNAL` for bytes of another build.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let split = wire::Split::decode(bytes).map_err(|error| unreadable(KIND).with_source(error))?;
+        Ok(Self { partition: split.partition, start: split.start, end: split.end })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::types::FieldType;
+    use super::*;
+
+    pub(crate) fn sample() -> Recipe {
+        let mut columns = Column::of_records();
+        columns.push(Column::of_value(FieldType::Varchar));
+        Recipe {
+            catalog: "bus".into(),
+            schema: "default".into(),
+            table: "orders".into(),
+            query_id: "q".into(),
+            principal: "ann".into(),
+            topic: "orders.v1".into(),
+            topic_id: Some([7; 16]),
+            committed: true,
+            format: KafkaFormat::Text,
+            null_and_count: true,
+            columns,
+            checked: vec![Column::of_value(FieldType::Varchar)],
+            limit: Some(10),
+            local_filters: vec!["x: y".into()],
+            ranges: "0:[3,9)".into(),
+            pinned: "0:[0,9)".into(),
+            estimate: Estimate { rows: Some(6), ..Estimate::default() },
+        }
+    }
+
+    #[test]
+    fn recipes_and_splits_cross_the_wire() {
+        let recipe = sample();
+        let bytes = recipe.to_wire().encode_to_vec();
+        assert_eq!(Recipe::from_wire(wire::Scan::decode(bytes.as_slice()).unwrap()).unwrap(), recipe);
+        let mut hostile = recipe.to_wire();
+        hostile.topic_id = vec![1, 2];
+        assert!(Recipe::from_wire(hostile).is_err());
+        let mut avro = recipe;
+        avro.format = KafkaFormat::Avro;
+        assert!(Recipe::from_wire(avro.to_wire()).is_err());
+        let split = Split { partition: 3, start: 5, end: i64::MAX };
+        assert_eq!(Split::decode(&split.encode()).unwrap(), split);
+        assert_eq!(Split { partition: 0, start: 9, end: 5 }.len(), 0);
+    }
+}
