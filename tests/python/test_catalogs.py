@@ -114,7 +114,7 @@ def test_secrets_are_kept_and_never_told(two, cursor):
     refused(cursor, "CATALOG_NOT_FOUND", "SELECT * FROM vault.public.t")
     refused(cursor, "SYNTAX_ERROR", create(two, "broken", "one").replace("url =", "url"))
     refused(cursor, "INVALID_ARGUMENT", create(two, "broken", "one", ", conections = 4"), "did you mean `connections`")
-    refused(cursor, "INVALID_ARGUMENT", create(two, "broken", "one", ", connect_timeout = 'soon'"), "connect_timeout")
+    refused(cursor, "INVALID_ARGUMENT", create(two, "broken", "one", ", connect_timeout = 'soon'"), "duration")
     refused(cursor, "INVALID_ARGUMENT", create(two, "Broken-1", "one").replace("Broken-1", '"Broken-1"'), "lower-case")
     refused(cursor, "ALREADY_EXISTS", create(two, "lake", "one"), "configuration")
     refused(
