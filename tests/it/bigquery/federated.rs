@@ -48,8 +48,8 @@ async fn usage_of_bigquery_joins_accounts_of_the_lake() {
         assert_eq!(plan.contains("`kind` = 'view'"), pushdown == "all", "{plan}");
         assert!(!plan.contains("127.0.0.1"), "{plan}");
     }
-    let (_, rows) =
-        connection.collect("SELECT count(*) FROM information_schema.columns WHERE table_catalog = 'bq'").await.unwrap();
+    let columns = "SELECT count(*) FROM bq.information_schema.columns WHERE table_schema = 'usage'";
+    let (_, rows) = connection.collect(columns).await.unwrap();
     assert_eq!(rows[0].column(0).as_primitive::<Int64Type>().value(0), 4);
     town.stop().await;
 }
