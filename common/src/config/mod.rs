@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use figment::Figment;
-use figment::providers::{Env, Format, Toml};
+use figment::providers::{Env, Format, Serialized, Toml};
 use serde::Deserialize;
 
 pub use bigquery::{BigQueryCatalog, BigQueryCompression};
@@ -86,7 +86,13 @@ impl Config {
     fn extract(figment: Figment, path: Option<&Path>) -> Result<Self> {
         let config: Self = figment.extract().map_err(|error| {
             // figment quotes offending values; a value may be a secret, so only the key and the kind are told.
-            let key = error.path.join(".");
+            let mut key = error.path.join(".");
+            if let [section, name] = error.path.as_slice()
+                && section == "catalogs"
+                && let Some(inside) = key_at_fault(&figment, name)
+            {
+                key = format!("{key}.{inside}");
+            }
             let place = path.map(|p| format!(" in {}", p.display())).unwrap_or_default();
             Error::new(ErrorCode::ConfigInvalid, format!("configuration key `{key}`{place}: {}", kind_of(&error.kind)))
         })?;
@@ -106,6 +112,18 @@ impl Config {
         }
         self.auth.validate(&self.server)
     }
+}
+
+/// The key without which the section of a catalog could be read: an enum by `type` does not tell where it has failed.
+fn key_at_fault(figment: &Figment, catalog: &str) -> Option<String> {
+    let section = figment.find_value(&format!("catalogs.{catalog}")).ok()?;
+    let keys = section.as_dict()?;
+    let reads_without = |key: &&String| {
+        let mut others = keys.clone();
+        others.remove(*key);
+        Figment::from(Serialized::defaults(&others)).extract::<CatalogConfig>().is_ok()
+    };
+    keys.keys().find(reads_without).cloned()
 }
 
 const PREFIX: &str = "TOWNLAKE_";
