@@ -41,8 +41,11 @@ enum Form {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let form = Form::deserialize(deserializer)
-            .map_err(|_| D::Error::custom("a secret (`url`, for one) is missing, or is no text, { env = \"NAME\" } or { file = \"PATH\" }"))?;
+        let form = Form::deserialize(deserializer).map_err(|_| {
+            D::Error::custom(
+                "a secret (`url`, for one) is missing, or is no text, { env = \"NAME\" } or { file = \"PATH\" }",
+            )
+        })?;
         let text = match form {
             Form::Text(text) => text,
             Form::Env { env } => std::env::var(&env)
