@@ -73,7 +73,8 @@ async fn what_is_read_is_what_googles_client_reads() {
     let theirs = tokio::task::spawn_blocking(move || server.client(&[command])).await.unwrap();
     let mut theirs: Vec<_> = theirs[0].as_array().unwrap().iter().map(|row| row["id"].as_i64().unwrap()).collect();
     let mut ours = ids(&bq.query(&["numbers"], "SELECT id, s FROM numbers WHERE k = 3").await.unwrap());
-    (theirs.sort_unstable(), ours.sort_unstable());
+    theirs.sort_unstable();
+    ours.sort_unstable();
     assert!(!ours.is_empty() && ours == theirs);
 }
 
