@@ -44,8 +44,8 @@ const SMALL_ROWS: u64 = 20_000;
 const SMALL_BYTES: u64 = 32 << 20;
 /// More rows than that are not looked at.
 const MOST_KEYS_READ: usize = 200_000;
-/// Above that a list becomes a range.
-const LONGEST_LIST: usize = 1000;
+/// Above that a list becomes a range; below it where the source does not take so long a one.
+const LONGEST_LIST: usize = 50_000;
 /// How long the keys are waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -130,9 +130,16 @@ async fn filter_side(
     let schema = scan.schema();
     for ((column, _), keys) in pairs.iter().zip(keys) {
         let Some(wanted) = keys.wanted(schema.field(*column).data_type()) else { continue };
+        let between = |low, high| pushed.push(&Operation::Between { column: *column, low, high });
         let next = match &wanted {
-            Wanted::Among(values) => pushed.push(&Operation::Among { column: *column, values }),
-            Wanted::Between(low, high) => pushed.push(&Operation::Between { column: *column, low, high }),
+            Wanted::Among(values) => {
+                let among = pushed.push(&Operation::Among { column: *column, values });
+                match (values.first(), values.last()) {
+                    (Some(low), Some(high)) if among.is_err() => between(low, high),
+                    _ => among,
+                }
+            }
+            Wanted::Between(low, high) => between(low, high),
         };
         if let Ok(next) = next {
             (pushed, any) = (next, true);

@@ -18,7 +18,6 @@ use datafusion::logical_expr::Expr;
 use super::filters::Translator;
 use super::recipe::Recipe;
 use super::types::{Column, ColumnType, Scalar};
-use crate::filters::SQL_LIMIT;
 use crate::operation::{Operation, OrderBy, State, StateOf};
 use crate::scan::{ColumnEstimate, Estimate, SourceScan};
 
@@ -27,6 +26,20 @@ type Answer<T> = Result<T, String>;
 /// A sum of bigints as 64 bits hold it. 2⁶³ and 2⁶⁴ are spelled out.
 const WRAPPED: &str = "(mod(mod({} + 9223372036854775808, 18446744073709551616) + 18446744073709551616, \
      18446744073709551616) - 9223372036854775808)::int8";
+
+/// Longest SQL of keys in bytes: a recipe travels with each task.
+const KEYS_LIMIT: usize = 512 << 10;
+/// More whole numbers than that are written as one array.
+const SHORT_LIST: usize = 100;
+
+fn number(value: &ScalarValue) -> Answer<String> {
+    match value {
+        ScalarValue::Int16(Some(value)) => Ok(value.to_string()),
+        ScalarValue::Int32(Some(value)) => Ok(value.to_string()),
+        ScalarValue::Int64(Some(value)) => Ok(value.to_string()),
+        _ => Err("a key is no whole number".to_string()),
+    }
+}
 
 impl Recipe {
     /// The recipe that also does this, or why it does not.
@@ -57,8 +70,8 @@ impl Recipe {
         if self.limit.is_some() || self.grouped.is_some_and(|count| column >= count as usize) {
             return Err("it would come before what the source does".to_string());
         }
-        if condition.len() > SQL_LIMIT {
-            return Err(format!("longer than {} KiB in SQL", SQL_LIMIT >> 10));
+        if condition.len() > KEYS_LIMIT {
+            return Err(format!("longer than {} KiB in SQL", KEYS_LIMIT >> 10));
         }
         let predicate = match &self.predicate {
             Some(predicate) => format!("{predicate} AND {condition}"),
@@ -68,9 +81,13 @@ impl Recipe {
     }
 
     fn among(&self, column: usize, values: &[ScalarValue]) -> Answer<String> {
-        self.equatable(column)?;
+        let scalar = self.equatable(column)?;
         if values.is_empty() {
             return Ok("FALSE".to_string());
+        }
+        if values.len() > SHORT_LIST && matches!(scalar, Scalar::Int2 | Scalar::Int4 | Scalar::Int8) {
+            let numbers = values.iter().map(number).collect::<Answer<Vec<_>>>()?.join(",");
+            return Ok(format!("({} = ANY ('{{{numbers}}}'::{}[]))", self.expression(column)?, scalar.sql()));
         }
         let values = values.iter().map(|value| self.constant(column, value)).collect::<Answer<Vec<_>>>()?;
         Ok(format!("({} IN ({}))", self.expression(column)?, values.join(", ")))
