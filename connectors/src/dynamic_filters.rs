@@ -58,6 +58,9 @@ pub trait RunPlan: Send + Sync {
 
 /// The plan whose scans of sources have the keys of their joins in them, and how many scans do.
 pub async fn with_dynamic_filters(plan: Plan, run: &dyn RunPlan) -> (Plan, usize) {
+    if !reads_a_source(&plan) {
+        return (plan, 0);
+    }
     let mut count = 0;
     let filtered = filtered(Arc::clone(&plan), run, &mut count).await;
     match filtered {
@@ -85,6 +88,10 @@ async fn filtered(plan: Plan, run: &dyn RunPlan, count: &mut usize) -> Option<Pl
     }
     let is_same = plan.children().into_iter().zip(&children).all(|(before, after)| Arc::ptr_eq(before, after));
     if is_same { Some(plan) } else { over(&plan, children).ok() }
+}
+
+fn reads_a_source(plan: &Plan) -> bool {
+    plan.is::<SourceScanExec>() || plan.children().into_iter().any(reads_a_source)
 }
 
 /// Whether the join gives no row for a row of this side that finds none on the other.

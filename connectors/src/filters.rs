@@ -33,6 +33,14 @@ impl Divided {
     }
 }
 
+/// A condition more, in SQL.
+pub(crate) fn and(predicate: Option<&str>, condition: String) -> String {
+    match predicate {
+        Some(predicate) => format!("{predicate} AND {condition}"),
+        None => condition,
+    }
+}
+
 /// Exact for what the server applies. The rest is called inexact rather than unsupported: DataFusion filters it all the same, and
 /// the scan learns of it and can tell the reason in EXPLAIN.
 pub(crate) fn support(filters: &[&Expr], translate: impl Fn(&Expr) -> Translated) -> Vec<TableProviderFilterPushDown> {

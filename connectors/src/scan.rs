@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, BinaryArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::Session;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ColumnStatistics, Result as DFResult, Statistics};
@@ -29,7 +30,7 @@ use datafusion::physical_plan::{
 };
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryFutureExt, TryStreamExt};
-use townlake_common::{Error, Result};
+use townlake_common::{Error, QueryContext, Result};
 
 use crate::SourceConnections;
 use crate::operation::{Operation, Pushed};
@@ -77,6 +78,14 @@ pub trait SourceScan: Any + fmt::Debug + Send + Sync {
     /// Errors, and those of the stream: `SOURCE_UNAVAILABLE`, `SOURCE_DENIED`, `SOURCE_ERROR`, `DATA_CORRUPT`; `CONFIG_INVALID` where
     /// this node does not have the catalog.
     fn read(self: Arc<Self>, connections: &SourceConnections, split: Vec<u8>, metrics: ScanMetrics) -> Result<Batches>;
+}
+
+/// The query that a scan is planned for. `kind`: of the source.
+///
+/// Errors: `INTERNAL` outside of a query.
+pub(crate) fn query_of(state: &dyn Session, kind: &str) -> DFResult<Arc<QueryContext>> {
+    let query = state.config().get_extension::<QueryContext>();
+    query.ok_or_else(|| external(Error::internal(format!("a {kind} table is planned outside a query"))))
 }
 
 /// What a source expects of a scan.

@@ -8,6 +8,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, FieldRef};
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
+use datafusion::logical_expr::TableType;
 use futures::stream::BoxStream;
 use townlake_common::{Error, ErrorCode, QueryContext, Result};
 
@@ -130,6 +131,14 @@ pub enum TableKind {
 }
 
 impl TableKind {
+    /// What it is for DataFusion.
+    pub(crate) fn table_type(self) -> TableType {
+        match self {
+            Self::View | Self::MaterializedView => TableType::View,
+            Self::Table | Self::Foreign => TableType::Base,
+        }
+    }
+
     /// The word of `information_schema.tables`.
     pub fn as_str(self) -> &'static str {
         match self {

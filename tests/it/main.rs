@@ -12,4 +12,5 @@ mod nodes;
 mod postgres;
 mod shell;
 mod slt;
+mod sources;
 mod tpch;

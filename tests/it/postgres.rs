@@ -19,14 +19,14 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::catalog::TableProvider;
-use datafusion::error::DataFusionError;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::SessionContext;
 use tokio_postgres::Client;
-use townlake_common::config::Config;
-use townlake_common::{Error, Principal, QueryContext, QueryId};
+use townlake_common::{Error, QueryContext};
 use townlake_connectors::{Source, SourceConnections};
 use townlake_tests::postgres::Postgres;
+
+use crate::sources::{collect, connections_of, query, session, typed};
 
 /// One test's database, and the catalog `crm` over it.
 struct Crm {
@@ -114,35 +114,5 @@ impl Crm {
 
 fn connections(url: &str, keys: &str) -> Arc<SourceConnections> {
     let toml = format!("[catalogs.crm]\ntype = \"postgres\"\nurl = \"{url}\"\n{keys}");
-    let config = Config::from_toml(&toml).expect("the test's configuration");
-    SourceConnections::from_config(&config.catalogs).expect("the test's sources")
-}
-
-fn query() -> Arc<QueryContext> {
-    QueryContext::new(QueryId::generate(), Principal::anonymous())
-}
-
-fn session(query: &Arc<QueryContext>, connections: &Arc<SourceConnections>, partitions: usize) -> SessionContext {
-    let config = SessionConfig::new()
-        .with_target_partitions(partitions)
-        .with_extension(Arc::clone(query))
-        .with_extension(Arc::clone(connections));
-    SessionContext::new_with_config(config)
-}
-
-async fn collect(session: &SessionContext, sql: &str) -> Result<Vec<RecordBatch>, Error> {
-    let frame = session.sql(sql).await.map_err(typed)?;
-    frame.collect().await.map_err(typed)
-}
-
-/// Our error inside DataFusion's.
-fn typed(error: DataFusionError) -> Error {
-    let text = error.to_string();
-    match error.find_root() {
-        DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
-            Some(error) => error.clone(),
-            None => panic!("an error of another type: {text}"),
-        },
-        _ => panic!("an error without type: {text}"),
-    }
+    connections_of(&toml)
 }

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from asking import refused, rows
 from standalone import Standalone
 
 
@@ -18,20 +19,8 @@ def lake(tmp_path_factory):
         process.stop()
 
 
-def rows(cursor, sql):
-    cursor.execute(sql)
-    return cursor.fetchall()
-
-
 def cut(cursor):
     return {source: (query, kind, at, promise) for query, source, kind, at, promise in rows(cursor, "SHOW CUT")}
-
-
-def refused(cursor, code, sql, *words):
-    with pytest.raises(Exception, match=code) as raised:
-        cursor.execute(sql)
-    for word in words:
-        assert word in str(raised.value), raised.value
 
 
 def reset(cursor):

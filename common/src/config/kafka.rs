@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::Url;
 
+use super::catalogs::{default_connect_timeout, default_connections};
 use crate::{Error, ErrorCode, Result, Secret};
 
 /// The columns that tables of topics have, whatever their values are (`_error` where errors are NULL).
@@ -257,14 +258,6 @@ fn host_and_port(broker: &str) -> Option<(String, u16)> {
     };
     let plain = !host.is_empty() && !host.contains(['/', '@', ' ', ',', '[', ']']);
     Some((host.to_string(), port.parse().ok().filter(|port| *port != 0)?)).filter(|_| plain)
-}
-
-fn default_connections() -> usize {
-    16
-}
-
-fn default_connect_timeout() -> Duration {
-    Duration::from_secs(5)
 }
 
 fn default_request_timeout() -> Duration {

@@ -9,7 +9,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result as DFResult;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use townlake_common::{Error, Pinned, QueryContext, Result};
+use townlake_common::{Pinned, QueryContext, Result};
 
 use super::client::Client;
 use super::discovery::Relation;
@@ -20,9 +20,8 @@ use super::recipe::{Job, Recipe, Way, split_to_bytes};
 use super::snapshot::Snapshot;
 use super::storage::{Asked, table_path};
 use super::types::Column;
-use crate::TableKind;
 use crate::filters::{Divided, support};
-use crate::scan::{Estimate, SourceScanExec, external};
+use crate::scan::{Estimate, SourceScanExec, external, query_of};
 
 /// A LIMIT up to this without a filter is read by one stream: the others would begin in vain.
 const SMALL_LIMIT: u64 = 8192;
@@ -160,10 +159,7 @@ impl TableProvider for BigQueryTable {
     }
 
     fn table_type(&self) -> TableType {
-        match self.relation.kind {
-            TableKind::View | TableKind::MaterializedView => TableType::View,
-            TableKind::Table | TableKind::Foreign => TableType::Base,
-        }
+        self.relation.kind.table_type()
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DFResult<Vec<TableProviderFilterPushDown>> {
@@ -178,8 +174,7 @@ impl TableProvider for BigQueryTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DFResult<Arc<dyn ExecutionPlan>> {
-        let query = state.config().get_extension::<QueryContext>();
-        let query = query.ok_or_else(|| external(Error::internal("a BigQuery table is planned outside a query")))?;
+        let query = query_of(state, super::KIND)?;
         let partitions = state.config().target_partitions();
         self.plan(&query, projection, filters, limit, partitions).await.map_err(external)
     }

@@ -9,7 +9,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result as DFResult;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use townlake_common::{Error, Pinned, QueryContext, Result};
+use townlake_common::{Pinned, QueryContext, Result};
 
 use super::Options;
 use super::client::Client;
@@ -18,9 +18,8 @@ use super::facts::Facts;
 use super::filters::Translator;
 use super::recipe::{Column, Recipe, Split};
 use super::splits::Parts;
-use crate::TableKind;
 use crate::filters::{Divided, support};
-use crate::scan::{Estimate, SourceScanExec, external};
+use crate::scan::{Estimate, SourceScanExec, external, query_of};
 
 /// A LIMIT up to this without a filter is read by one split: the others would begin in vain.
 const SMALL_LIMIT: u64 = 8192;
@@ -131,10 +130,7 @@ impl TableProvider for ClickHouseTable {
     }
 
     fn table_type(&self) -> TableType {
-        match self.relation.kind {
-            TableKind::View | TableKind::MaterializedView => TableType::View,
-            TableKind::Table | TableKind::Foreign => TableType::Base,
-        }
+        self.relation.kind.table_type()
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DFResult<Vec<TableProviderFilterPushDown>> {
@@ -149,8 +145,7 @@ impl TableProvider for ClickHouseTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DFResult<Arc<dyn ExecutionPlan>> {
-        let query = state.config().get_extension::<QueryContext>();
-        let query = query.ok_or_else(|| external(Error::internal("a ClickHouse table is planned outside a query")))?;
+        let query = query_of(state, super::KIND)?;
         let partitions = state.config().target_partitions();
         self.plan(&query, projection, filters, limit, partitions).await.map_err(external)
     }

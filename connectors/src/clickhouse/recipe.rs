@@ -16,6 +16,7 @@ use super::filters::Translator;
 use super::sql::{identifier, literals, relation};
 use super::types::{Kind, Type, classify};
 use super::wire::Wire;
+use crate::filters::and;
 use crate::scan::{Estimate, unreadable};
 
 /// One scan of one table.
@@ -109,11 +110,7 @@ impl Recipe {
             return Err("it would come before the limit".to_string());
         }
         let condition = Translator { columns: &self.columns }.translate(filter)?;
-        let predicate = match &self.predicate {
-            Some(predicate) => format!("{predicate} AND {condition}"),
-            None => condition,
-        };
-        Ok(Self { predicate: Some(predicate), ..self.clone() })
+        Ok(Self { predicate: Some(and(self.predicate.as_deref(), condition)), ..self.clone() })
     }
 
     /// The Arrow schema of the rows.

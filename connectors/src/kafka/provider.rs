@@ -9,7 +9,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result as DFResult;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use townlake_common::{Error, QueryContext, Result};
+use townlake_common::{QueryContext, Result};
 
 use super::cluster::Cluster;
 use super::filters::is_used;
@@ -19,7 +19,7 @@ use super::sample::is_appended;
 use super::splits::{UpperBound, cut, ranges};
 use super::tables::Table;
 use super::types::{Column, Source};
-use crate::scan::{Estimate, SourceScanExec, external};
+use crate::scan::{Estimate, SourceScanExec, external, query_of};
 
 /// A LIMIT up to this without a filter is read by one split a partition: the others would begin in vain.
 const SMALL_LIMIT: usize = 8192;
@@ -149,8 +149,7 @@ impl TableProvider for KafkaTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DFResult<Arc<dyn ExecutionPlan>> {
-        let query = state.config().get_extension::<QueryContext>();
-        let query = query.ok_or_else(|| external(Error::internal("a Kafka table is planned outside a query")))?;
+        let query = query_of(state, super::KIND)?;
         let partitions = state.config().target_partitions();
         self.plan(&query, projection, filters, limit, partitions).await.map_err(external)
     }

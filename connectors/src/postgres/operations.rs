@@ -18,6 +18,7 @@ use datafusion::logical_expr::Expr;
 use super::filters::Translator;
 use super::recipe::Recipe;
 use super::types::{Column, ColumnType, Scalar};
+use crate::filters::and;
 use crate::operation::{Operation, OrderBy, State, StateOf};
 use crate::scan::{ColumnEstimate, Estimate, SourceScan};
 
@@ -73,11 +74,7 @@ impl Recipe {
         if condition.len() > KEYS_LIMIT {
             return Err(format!("longer than {} KiB in SQL", KEYS_LIMIT >> 10));
         }
-        let predicate = match &self.predicate {
-            Some(predicate) => format!("{predicate} AND {condition}"),
-            None => condition,
-        };
-        Ok(Recipe { predicate: Some(predicate), ..self.clone() })
+        Ok(Recipe { predicate: Some(and(self.predicate.as_deref(), condition)), ..self.clone() })
     }
 
     fn among(&self, column: usize, values: &[ScalarValue]) -> Answer<String> {

@@ -10,7 +10,7 @@ use datafusion::common::Result as DFResult;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use serde_json::Value;
-use townlake_common::{Error, QueryContext, Result};
+use townlake_common::{QueryContext, Result};
 
 use super::discovery::Relation;
 use super::error::Server;
@@ -22,7 +22,7 @@ use super::splits;
 use super::types::Column;
 use crate::TableKind;
 use crate::filters::{Divided, support};
-use crate::scan::{Estimate, SourceScanExec, external};
+use crate::scan::{Estimate, SourceScanExec, external, query_of};
 
 /// A LIMIT up to this without a filter is read by one split: the others would begin in vain.
 const SMALL_LIMIT: usize = 8192;
@@ -133,10 +133,7 @@ impl TableProvider for PostgresTable {
     }
 
     fn table_type(&self) -> TableType {
-        match self.relation.kind {
-            TableKind::View | TableKind::MaterializedView => TableType::View,
-            TableKind::Table | TableKind::Foreign => TableType::Base,
-        }
+        self.relation.kind.table_type()
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DFResult<Vec<TableProviderFilterPushDown>> {
@@ -151,8 +148,7 @@ impl TableProvider for PostgresTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DFResult<Arc<dyn ExecutionPlan>> {
-        let query = state.config().get_extension::<QueryContext>();
-        let query = query.ok_or_else(|| external(Error::internal("a Postgres table is planned outside a query")))?;
+        let query = query_of(state, super::KIND)?;
         let partitions = state.config().target_partitions();
         self.plan(&query, projection, filters, limit, partitions).await.map_err(external)
     }

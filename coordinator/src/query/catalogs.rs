@@ -122,7 +122,7 @@ fn value(parser: &mut Parser<'_>) -> Result<Value, ParserError> {
     match &token.token {
         Token::SingleQuotedString(text) => Ok(Value::String(text.clone())),
         Token::Number(number, _) => {
-            number.parse::<i64>().map(Value::from).or_else(|_| hidden(parser, "a whole number", &token))
+            number.parse::<i64>().map(Value::from).or_else(|_| hidden("a whole number", &token))
         }
         Token::Word(word) => match word.value.to_lowercase().as_str() {
             "true" => Ok(Value::Bool(true)),
@@ -139,18 +139,14 @@ fn value(parser: &mut Parser<'_>) -> Result<Value, ParserError> {
                 parser.expect_token(&Token::RParen)?;
                 Ok(Value::Object(Map::from_iter([(of.to_string(), Value::String(place))])))
             }
-            _ => hidden(
-                parser,
-                "a value: 'text', a number, true, false, ARRAY['…'], env('NAME') or file('PATH')",
-                &token,
-            ),
+            _ => hidden("a value: 'text', a number, true, false, ARRAY['…'], env('NAME') or file('PATH')", &token),
         },
-        _ => hidden(parser, "a value: 'text', a number, true, false, ARRAY['…'], env('NAME') or file('PATH')", &token),
+        _ => hidden("a value: 'text', a number, true, false, ARRAY['…'], env('NAME') or file('PATH')", &token),
     }
 }
 
 /// As the parser's own errors, which quote what they found: here it may be a secret.
-fn hidden<T>(_parser: &Parser<'_>, expected: &str, found: &TokenWithSpan) -> Result<T, ParserError> {
+fn hidden<T>(expected: &str, found: &TokenWithSpan) -> Result<T, ParserError> {
     Err(ParserError::ParserError(format!("expected {expected}{}", found.span.start)))
 }
 

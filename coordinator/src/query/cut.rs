@@ -6,11 +6,8 @@ use townlake_common::{Cut, Error, ErrorCode, Principal, QueryId, Result};
 
 use super::service::{QueryService, Run};
 use super::settings;
-use super::statement::Statement;
-use crate::session::Session;
-
-/// The setting.
-pub(super) const CUT: &str = "cut";
+use super::statement::{Statement, StatementKind};
+use crate::session::{CUT, Session};
 
 impl QueryService {
     /// Sets a setting of a session, and gives its value as it is shown.
@@ -94,20 +91,7 @@ fn reads(statement: &Statement) -> bool {
         Statement::Explain { statement, .. } => reads(statement),
         // Its rows are of the past, its table is new.
         Statement::CreateTable(create) => create.as_query,
-        Statement::Insert { .. }
-        | Statement::Change(_)
-        | Statement::AlterTable(_)
-        | Statement::DropTable { .. }
-        | Statement::CreateCatalog(_)
-        | Statement::DropCatalog { .. }
-        | Statement::CreateSchema { .. }
-        | Statement::DropSchema { .. }
-        | Statement::CreateView(_)
-        | Statement::DropView { .. }
-        | Statement::RenameView { .. }
-        | Statement::CommentView { .. }
-        | Statement::Truncate { .. }
-        | Statement::Call { .. } => false,
-        _ => true,
+        Statement::Use(_) | Statement::SetSession { .. } | Statement::ResetSession { .. } => true,
+        other => other.kind() == StatementKind::Query,
     }
 }

@@ -10,7 +10,6 @@ use datafusion::arrow::record_batch::RecordBatch;
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_connectors::{SourceTable, column_comment};
 
-use super::cut::CUT;
 use super::service::{Run, command_batch};
 use super::settings::{self, SETTINGS};
 use super::statement::{Name, Statement};
@@ -178,10 +177,7 @@ impl Run<'_> {
 
     fn reset(&self, name: Option<&str>) -> Result<RecordBatch> {
         let Some(name) = name else {
-            for name in self.session.settings().keys() {
-                self.session.reset(name);
-            }
-            self.session.reset(CUT);
+            self.session.reset_all();
             return command_batch("RESET ALL");
         };
         settings::find(name)?;

@@ -96,10 +96,9 @@ fn given(dml: &DmlStatement, ast: &AstStatement) -> Result<(LogicalPlan, Vec<Fie
     if places.is_empty() {
         places = (0..schema.fields().len()).collect();
     }
-    let input = dml.input.as_ref().clone();
-    let column = |place: &usize| Expr::Column(Column::from(input.schema().qualified_field(*place)));
+    let column = |place: &usize| Expr::Column(Column::from(dml.input.schema().qualified_field(*place)));
     let exprs: Vec<_> = places.iter().map(column).collect();
-    let plan = LogicalPlanBuilder::from(input.clone()).project(exprs).and_then(LogicalPlanBuilder::build);
+    let plan = LogicalPlanBuilder::from(dml.input.as_ref().clone()).project(exprs).and_then(LogicalPlanBuilder::build);
     let columns = places.iter().filter_map(|place| schema.fields().get(*place).cloned()).collect();
     Ok((plan.map_err(|error| from_datafusion(&error))?, columns))
 }

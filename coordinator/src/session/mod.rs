@@ -19,6 +19,8 @@ pub use store::{SessionLimits, SessionStore};
 /// The most settings that one session may hold, and the longest value in bytes: a client cannot fill our memory.
 const MAX_SETTINGS: usize = 256;
 const MAX_VALUE_BYTES: usize = 4096;
+/// The setting whose value is more than its text.
+pub const CUT: &str = "cut";
 
 /// One client's session. Cheap to share; everything that changes is behind one short lock.
 pub struct Session {
@@ -138,9 +140,19 @@ impl Session {
         {
             let state = &mut *self.state.lock();
             state.settings.remove(name);
-            if name == "cut" {
+            if name == CUT {
                 state.cut = None;
             }
+        }
+        self.keep();
+    }
+
+    /// Takes all settings back to their defaults.
+    pub fn reset_all(&self) {
+        {
+            let state = &mut *self.state.lock();
+            state.settings.clear();
+            state.cut = None;
         }
         self.keep();
     }
