@@ -21,9 +21,9 @@ class Two(Servers):
         with closing(self.postgres.connect("postgres")) as admin, admin.cursor() as cursor:
             for name in ("one", "two"):
                 cursor.execute(f"CREATE DATABASE {name}")
-        for name, rows in (("one", 1000), ("two", 2000)):
+        for name, count in (("one", 1000), ("two", 2000)):
             with closing(self.postgres.connect(name)) as database, database.cursor() as cursor:
-                cursor.execute(f"CREATE TABLE t AS SELECT i AS id FROM generate_series(1, {rows}) i")
+                cursor.execute(f"CREATE TABLE t AS SELECT i AS id FROM generate_series(1, {count}) i")
         self.nodes = []
         for number in (1, 2):
             folder = self.folder / f"node{number}"
