@@ -11,7 +11,7 @@ use townlake_common::Result;
 use townlake_proto::source as wire;
 
 use crate::scan::{SourceScan, SourceScanExec, external, unreadable};
-use crate::{bigquery, clickhouse, kafka, postgres};
+use crate::{bigquery, clickhouse, files, kafka, postgres};
 
 /// Writes `node` without its child into `buf` when it is a connector's. `false`: it is not, and nothing was written.
 pub fn try_encode(
@@ -43,6 +43,7 @@ fn decode(buf: &[u8]) -> Result<Arc<dyn SourceScan>> {
     let wire::Scan { kind, recipe } = wire::Scan::decode(buf).map_err(|error| unreadable("?").with_source(error))?;
     match kind.as_str() {
         bigquery::KIND => bigquery::decode(&recipe),
+        files::KIND => files::decode(&recipe),
         kafka::KIND => kafka::decode(&recipe),
         clickhouse::KIND => clickhouse::decode(&recipe),
         postgres::KIND => postgres::decode(&recipe),

@@ -13,6 +13,7 @@ use townlake_common::{Error, ErrorCode, Result};
 use crate::Source;
 use crate::bigquery::BigQuerySource;
 use crate::clickhouse::ClickHouseSource;
+use crate::files::FilesSource;
 use crate::kafka::KafkaSource;
 use crate::postgres::PostgresSource;
 
@@ -46,6 +47,14 @@ impl Made {
     /// Errors: `INVALID_ARGUMENT`, `CONFIG_INVALID`; `NOT_SUPPORTED` for an Iceberg catalog.
     pub fn new(definition: CatalogDefinition) -> Result<Self> {
         let config = definition.config()?;
+        if let CatalogConfig::Files(files) = &config
+            && files.local_path().is_some()
+        {
+            let message =
+                format!("catalog {}: local files are read where the configuration says so only", definition.name);
+            return Err(Error::new(ErrorCode::NotSupported, message)
+                .with_hint("write it as [catalogs.<name>] on every node, or name a bucket (s3://…)"));
+        }
         let source = source_of(&definition.name, &config)?.ok_or_else(|| {
             let message = format!("CREATE CATALOG {} USING iceberg is not supported", definition.name);
             Error::new(ErrorCode::NotSupported, message).with_hint("Iceberg catalogs are in the configuration")
@@ -60,6 +69,7 @@ fn source_of(name: &str, catalog: &CatalogConfig) -> Result<Option<Arc<dyn Sourc
         CatalogConfig::ClickHouse(config) => Arc::new(ClickHouseSource::new(name, config)?),
         CatalogConfig::BigQuery(config) => Arc::new(BigQuerySource::new(name, config)?),
         CatalogConfig::Kafka(config) => Arc::new(KafkaSource::new(name, config)?),
+        CatalogConfig::Files(config) => Arc::new(FilesSource::new(name, config)?),
         CatalogConfig::Iceberg(_) => return Ok(None),
     }))
 }

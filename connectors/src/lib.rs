@@ -1,4 +1,4 @@
-//! The source SPI ([`Source`]) and one module a source. Today: Postgres, ClickHouse, Kafka, BigQuery.
+//! The source SPI ([`Source`]) and one module a source. Today: Postgres, ClickHouse, Kafka, BigQuery, plain files.
 //!
 //! A connector plans on the coordinator and reads on the executors. Between the two travels a recipe ([`codec`]): it names
 //! a catalog and says what to read, and never holds a connection, a URL or a credential. Each process makes its own
@@ -11,6 +11,7 @@ mod clickhouse;
 pub mod codec;
 mod connections;
 pub mod dynamic_filters;
+mod files;
 mod filters;
 mod kafka;
 mod nothing_pushed;

@@ -323,7 +323,8 @@ impl LakeObjects {
             CatalogConfig::Postgres(_)
             | CatalogConfig::ClickHouse(_)
             | CatalogConfig::Kafka(_)
-            | CatalogConfig::BigQuery(_) => None,
+            | CatalogConfig::BigQuery(_)
+            | CatalogConfig::Files(_) => None,
         });
         let stores = iceberg.map(|(name, config)| Ok((name.clone(), ObjectAccess::new(name, config)?)));
         Ok(Self(Arc::new(stores.collect::<Result<_>>()?)))

@@ -38,6 +38,10 @@ pub mod clickhouse {
 pub mod bigquery {
     tonic::include_proto!("townlake.bigquery");
 }
+/// Scan recipes of plain files.
+pub mod files {
+    tonic::include_proto!("townlake.files");
+}
 /// What we speak of Google's BigQuery Storage Read API.
 pub mod bigquery_storage {
     tonic::include_proto!("google.cloud.bigquery.storage.v1");

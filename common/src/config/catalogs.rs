@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::KafkaCatalog;
 use super::bigquery::BigQueryCatalog;
+use super::files::FilesCatalog;
 use crate::{Error, ErrorCode, Principal, Result, Secret};
 
 /// One catalog. The default is closed: without `readers` nobody sees it.
@@ -22,6 +23,8 @@ pub enum CatalogConfig {
     ClickHouse(Box<ClickHouseCatalog>),
     /// A project of Google BigQuery.
     BigQuery(Box<BigQueryCatalog>),
+    /// A folder of plain files.
+    Files(Box<FilesCatalog>),
 }
 
 /// An Iceberg catalog and the object store of its tables.
@@ -178,6 +181,7 @@ impl CatalogConfig {
             Self::Kafka(catalog) => &catalog.readers,
             Self::ClickHouse(catalog) => &catalog.readers,
             Self::BigQuery(catalog) => &catalog.readers,
+            Self::Files(catalog) => &catalog.readers,
         }
     }
 
@@ -189,6 +193,7 @@ impl CatalogConfig {
             Self::Kafka(catalog) => &catalog.writers,
             Self::ClickHouse(catalog) => &catalog.writers,
             Self::BigQuery(catalog) => &catalog.writers,
+            Self::Files(catalog) => &catalog.writers,
         }
     }
 
@@ -199,6 +204,7 @@ impl CatalogConfig {
             Self::Kafka(kafka) => kafka.validate(name),
             Self::ClickHouse(clickhouse) => clickhouse.validate(name),
             Self::BigQuery(bigquery) => bigquery.validate(name),
+            Self::Files(files) => files.validate(name),
         }
     }
 }

@@ -21,6 +21,8 @@ const SHOWN: &[&str] = &[
     "project",
     "readers",
     "request_timeout",
+    "s3_endpoint",
+    "s3_region",
     "sasl",
     "security",
     "tls",

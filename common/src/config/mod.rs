@@ -7,6 +7,7 @@
 mod bigquery;
 mod catalogs;
 mod definition;
+mod files;
 mod kafka;
 mod sections;
 
@@ -20,6 +21,7 @@ use serde::Deserialize;
 pub use bigquery::{BigQueryCatalog, BigQueryCompression};
 pub use catalogs::{CatalogConfig, ClickHouseCatalog, IcebergCatalog, IcebergCatalogKind, PostgresCatalog, TlsMode};
 pub use definition::CatalogDefinition;
+pub use files::FilesCatalog;
 pub use kafka::{
     KAFKA_COLUMNS, KafkaCatalog, KafkaColumn, KafkaFormat, KafkaIsolation, KafkaTable, KafkaTls, OnError, SaslMechanism,
 };

@@ -73,7 +73,8 @@ impl Catalogs {
             CatalogConfig::Postgres(_)
             | CatalogConfig::ClickHouse(_)
             | CatalogConfig::Kafka(_)
-            | CatalogConfig::BigQuery(_) => None,
+            | CatalogConfig::BigQuery(_)
+            | CatalogConfig::Files(_) => None,
         });
         Self { access: Access::new(catalogs), lakes: lakes.collect(), objects, sources, system }
     }

@@ -1,0 +1,116 @@
+//! The object store of a catalog, and what its errors mean.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ClientOptions, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
+use townlake_common::config::FilesCatalog;
+use townlake_common::{Error, ErrorCode, Result};
+
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A folder on a store.
+pub(crate) struct Store {
+    /// The catalog's name in the configuration.
+    pub catalog: String,
+    pub objects: Arc<dyn ObjectStore>,
+    /// The folder.
+    pub root: Path,
+}
+
+impl Store {
+    /// The store of `[catalogs.<name>]`. A local one is rooted at its folder, so that no name leads out of it.
+    ///
+    /// Errors: `CONFIG_INVALID`.
+    pub fn new(name: &str, config: &FilesCatalog) -> Result<Self> {
+        let wrong = |what: &str| Error::new(ErrorCode::ConfigInvalid, format!("catalogs.{name}: {what}"));
+        let (objects, root): (Arc<dyn ObjectStore>, _) = match (config.local_path(), config.bucket()) {
+            (Some(folder), _) => {
+                let local = LocalFileSystem::new_with_prefix(folder);
+                let local = local.map_err(|e| wrong("the folder of `location` cannot be read").with_source(e))?;
+                (Arc::new(local), Path::default())
+            }
+            (None, Some((bucket, prefix))) => {
+                let root = Path::parse(prefix.trim_end_matches('/'));
+                let root = root.map_err(|e| wrong("`location` has no proper prefix").with_source(e))?;
+                let client = s3(bucket, config).build();
+                (Arc::new(client.map_err(|e| wrong("no S3 client can be made").with_source(e))?), root)
+            }
+            (None, None) => return Err(wrong("`location` is neither file:///path nor s3://bucket/prefix")),
+        };
+        Ok(Self { catalog: name.to_string(), objects, root })
+    }
+
+    /// The first bytes of a file, at most so many.
+    pub async fn first_bytes(&self, file: &ObjectMeta, most: u64) -> Result<Bytes> {
+        let bytes = self.objects.get_range(&file.location, 0..file.size.min(most)).await;
+        bytes.map_err(|error| self.failed(&file.location, error))
+    }
+
+    /// What a file is now.
+    pub async fn head(&self, path: &Path) -> Result<ObjectMeta> {
+        self.objects.head(path).await.map_err(|error| self.failed(path, error))
+    }
+
+    /// A file from its start on, unless it is another one by now.
+    pub async fn get(&self, path: &Path) -> Result<GetResult> {
+        self.objects.get_opts(path, GetOptions::default()).await.map_err(|error| self.failed(path, error))
+    }
+
+    /// What a failure at a file means.
+    pub fn failed(&self, path: &Path, error: object_store::Error) -> Error {
+        use object_store::Error as Store;
+        let catalog = &self.catalog;
+        match error {
+            Store::NotFound { .. } => {
+                let message = format!("catalog {catalog}: file {path} is gone");
+                Error::new(ErrorCode::SourceError, message).with_hint("run the query again").retryable()
+            }
+            Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => {
+                Error::new(ErrorCode::SourceDenied, format!("catalog {catalog}: the store refuses to give {path}"))
+            }
+            error => {
+                let message = format!("catalog {catalog}: the store cannot be reached, or breaks off, at {path}");
+                Error::new(ErrorCode::SourceUnavailable, message).with_source(error).retryable()
+            }
+        }
+    }
+}
+
+fn s3(bucket: &str, config: &FilesCatalog) -> AmazonS3Builder {
+    let mut builder = match (&config.s3_access_key_id, &config.s3_secret_access_key) {
+        (Some(id), Some(key)) => {
+            AmazonS3Builder::new().with_access_key_id(id.expose()).with_secret_access_key(key.expose())
+        }
+        _ => AmazonS3Builder::from_env(),
+    };
+    if let Some(region) = &config.s3_region {
+        builder = builder.with_region(region);
+    }
+    let mut is_plain = false;
+    if let Some(endpoint) = &config.s3_endpoint {
+        is_plain = endpoint.starts_with("http://");
+        let endpoint = endpoint.trim_end_matches('/');
+        let host = endpoint.split_once("://").filter(|_| !config.s3_path_style);
+        builder = builder.with_endpoint(match host {
+            Some((scheme, host)) => format!("{scheme}://{bucket}.{host}"),
+            None => endpoint.to_string(),
+        });
+    }
+    let options = ClientOptions::new()
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_timeout(REQUEST_TIMEOUT)
+        .with_allow_http(is_plain);
+    let retry = RetryConfig { retry_timeout: RETRY_TIMEOUT, max_retries: 8, ..RetryConfig::default() };
+    builder
+        .with_bucket_name(bucket)
+        .with_virtual_hosted_style_request(!config.s3_path_style)
+        .with_client_options(options)
+        .with_retry(retry)
+}
