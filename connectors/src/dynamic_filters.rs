@@ -1,4 +1,5 @@
-//! Dynamic filters: the keys of the small side of a join go into the scan of a source on the other side, as a list or as a range.
+//! Dynamic filters: the keys of the small side of a join go into the scan on the other side, as a list or as a range. A source filters by them; a scan
+//! of files, where it is large, leaves out files, row groups and pages that hold none of them.
 //!
 //! The small side is run once for its keys before the query begins, and again in the query. So it must be cheap, and give the same rows both
 //! times: only nodes and functions that do are let through, and sources that are read at a pinned moment. It is an optimisation only: what
@@ -12,14 +13,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{JoinSide, JoinType, NullEquality, Result as DFResult, ScalarValue};
+use datafusion::config::ConfigOptions;
 use datafusion::datasource::physical_plan::FileScanConfig;
-use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::source::{DataSource, DataSourceExec};
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_expr::expressions::{CastExpr, Column};
+use datafusion::logical_expr::Operator;
+use datafusion::physical_expr::expressions::{CastExpr, Column, binary, in_list, lit};
 use datafusion::physical_expr_common::physical_expr::is_volatile;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -32,6 +35,7 @@ use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, PhysicalE
 use futures::StreamExt;
 use townlake_common::Result;
 
+use crate::SourceConnections;
 use crate::operation::Operation;
 use crate::scan::SourceScanExec;
 
@@ -39,6 +43,10 @@ type Plan = Arc<dyn ExecutionPlan>;
 
 /// A scan of fewer rows is read as it is.
 const LEAST_ROWS: u64 = 10_000;
+/// Files of fewer bytes are read as they are.
+const LEAST_BYTES: u64 = 128 << 20;
+/// Row groups are pruned by a list of so many values, and by the range of more.
+const PRUNED_BY: usize = 20;
 /// The small side: so many rows of sources, so many bytes of files.
 const SMALL_ROWS: u64 = 20_000;
 const SMALL_BYTES: u64 = 32 << 20;
@@ -54,6 +62,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub trait RunPlan: Send + Sync {
     /// The rows of all its partitions.
     async fn run(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream>;
+
+    /// The sources of this process.
+    fn connections(&self) -> Option<Arc<SourceConnections>>;
 }
 
 /// The plan whose scans of sources have the keys of their joins in them, and how many scans do.
@@ -120,9 +131,8 @@ async fn filter_side(
         join.on().iter().map(|(left, right)| if side == JoinSide::Left { (left, right) } else { (right, left) });
     let pairs = pairs.filter_map(|(scanned, key)| Some((column_of_scan(scan_side, scanned)?, key)));
     let pairs: Vec<(usize, &Arc<dyn PhysicalExpr>)> = pairs.collect();
-    let scan = scan_below(scan_side)?;
-    let is_large = scan.scan().estimate().rows.is_none_or(|rows| rows >= LEAST_ROWS);
-    if pairs.is_empty() || !is_large || !Small::of(key_side) || pairs.iter().any(|(_, key)| is_volatile(key)) {
+    let (leaf, scan) = scan_below(scan_side)?;
+    if pairs.is_empty() || !scan.is_large() || !Small::of(key_side) || pairs.iter().any(|(_, key)| is_volatile(key)) {
         return None;
     }
     let exprs: Vec<_> =
@@ -132,13 +142,53 @@ async fn filter_side(
     let keys = ProjectionExec::try_new(exprs, fresh).ok()?;
     let read = tokio::time::timeout(PATIENCE, read_keys(Arc::new(keys), pairs.len(), run));
     let keys = read.await.ok().flatten()?;
+    let schema = leaf.schema();
+    let wanted = pairs.iter().zip(keys);
+    let wanted =
+        wanted.filter_map(|((column, _), keys)| Some((*column, keys.wanted(schema.field(*column).data_type())?)));
+    let wanted: Vec<(usize, Wanted)> = wanted.collect();
+    let filtered = match scan {
+        Scan::Source(scan) => Arc::new(replanned(source_with_keys(scan, &wanted)?, run).await?) as Plan,
+        Scan::Files(files) => files_with_keys(files, &wanted, &schema)?,
+    };
+    replace_scan(scan_side, filtered).ok()
+}
+
+/// What takes keys.
+enum Scan<'a> {
+    Source(&'a SourceScanExec),
+    Files(&'a FileScanConfig),
+}
+
+impl<'a> Scan<'a> {
+    fn of(plan: &'a Plan) -> Option<Self> {
+        if let Some(scan) = plan.downcast_ref::<SourceScanExec>() {
+            return Some(Self::Source(scan));
+        }
+        let files = plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<FileScanConfig>()?;
+        files.limit.is_none().then_some(Self::Files(files))
+    }
+
+    /// Whether it is worth to look for keys first.
+    fn is_large(&self) -> bool {
+        match self {
+            Self::Source(scan) => scan.scan().estimate().rows.is_none_or(|rows| rows >= LEAST_ROWS),
+            Self::Files(files) => bytes(files) >= LEAST_BYTES,
+        }
+    }
+}
+
+fn bytes(files: &FileScanConfig) -> u64 {
+    files.file_groups.iter().flat_map(|group| group.iter()).map(|file| file.effective_size()).sum()
+}
+
+/// The scan that reads what the source gives of these keys; `None`: it takes none of them.
+fn source_with_keys(scan: &SourceScanExec, wanted: &[(usize, Wanted)]) -> Option<SourceScanExec> {
     let mut pushed = Arc::clone(scan.scan());
     let mut any = false;
-    let schema = scan.schema();
-    for ((column, _), keys) in pairs.iter().zip(keys) {
-        let Some(wanted) = keys.wanted(schema.field(*column).data_type()) else { continue };
+    for (column, wanted) in wanted {
         let between = |low, high| pushed.push(&Operation::Between { column: *column, low, high });
-        let next = match &wanted {
+        let next = match wanted {
             Wanted::Among(values) => {
                 let among = pushed.push(&Operation::Among { column: *column, values });
                 match (values.first(), values.last()) {
@@ -152,16 +202,46 @@ async fn filter_side(
             (pushed, any) = (next, true);
         }
     }
-    if !any {
+    any.then(|| scan.with_scan(pushed))
+}
+
+/// The scan with splits anew, where its source needs that.
+async fn replanned(scan: SourceScanExec, run: &dyn RunPlan) -> Option<SourceScanExec> {
+    let connections = run.connections()?;
+    let anew = tokio::time::timeout(PATIENCE, scan.scan().replan(&connections, scan.split_count()));
+    Some(anew.await.ok()?.ok()?.unwrap_or(scan))
+}
+
+/// The scan of files with the keys in the condition that it prunes by: a short list, else the range.
+fn files_with_keys(files: &FileScanConfig, wanted: &[(usize, Wanted)], schema: &SchemaRef) -> Option<Plan> {
+    let condition = |(place, wanted): &(usize, Wanted)| {
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(schema.field(*place).name(), *place));
+        let between = |low: &ScalarValue, high: &ScalarValue| {
+            let least = binary(Arc::clone(&column), Operator::GtEq, lit(low.clone()), schema).ok()?;
+            let greatest = binary(Arc::clone(&column), Operator::LtEq, lit(high.clone()), schema).ok()?;
+            binary(least, Operator::And, greatest, schema).ok()
+        };
+        match wanted {
+            Wanted::Between(low, high) => between(low, high),
+            Wanted::Among(values) if values.len() <= PRUNED_BY => {
+                let list = values.iter().cloned().map(lit).collect();
+                in_list(Arc::clone(&column), list, &false, schema).ok().filter(|_| !values.is_empty())
+            }
+            Wanted::Among(values) => between(values.first()?, values.last()?),
+        }
+    };
+    let conditions: Vec<_> = wanted.iter().filter_map(condition).collect();
+    if conditions.is_empty() {
         return None;
     }
-    replace_scan(scan_side, scan.with_scan(pushed)).ok()
+    let pushed = files.try_pushdown_filters(conditions, &ConfigOptions::default()).ok()?;
+    pushed.updated_node.map(|node| Arc::new(DataSourceExec::new(node)) as Plan)
 }
 
 /// The scan below nodes that give its rows on, each or some of them.
-fn scan_below(plan: &Plan) -> Option<&SourceScanExec> {
-    match plan.downcast_ref::<SourceScanExec>() {
-        Some(scan) => Some(scan),
+fn scan_below(plan: &Plan) -> Option<(&Plan, Scan<'_>)> {
+    match Scan::of(plan) {
+        Some(scan) => Some((plan, scan)),
         None => passes(plan).then(|| plan.children().into_iter().next()).flatten().and_then(scan_below),
     }
 }
@@ -182,7 +262,7 @@ fn column_of_scan(plan: &Plan, expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
         return if is_widening(&from, cast.cast_type()) { column_of_scan(plan, cast.expr()) } else { None };
     }
     let place = expr.downcast_ref::<Column>()?.index();
-    if plan.is::<SourceScanExec>() {
+    if Scan::of(plan).is_some() {
         return Some(place);
     }
     if !passes(plan) {
@@ -219,10 +299,10 @@ fn as_column(key: &ScalarValue, of: &DataType) -> Option<ScalarValue> {
     (value.cast_to(&key.data_type()).ok()? == *key).then_some(value)
 }
 
-fn replace_scan(plan: &Plan, scan: SourceScanExec) -> DFResult<Plan> {
-    match plan.is::<SourceScanExec>() {
-        true => Ok(Arc::new(scan)),
-        false => match plan.children().into_iter().next() {
+fn replace_scan(plan: &Plan, scan: Plan) -> DFResult<Plan> {
+    match Scan::of(plan) {
+        Some(_) => Ok(scan),
+        None => match plan.children().into_iter().next() {
             Some(child) => over(plan, vec![replace_scan(child, scan)?]),
             None => Ok(Arc::clone(plan)),
         },
@@ -257,8 +337,7 @@ impl Small {
         }
         if let Some(files) = plan.downcast_ref::<DataSourceExec>() {
             let Some(files) = files.data_source().downcast_ref::<FileScanConfig>() else { return false };
-            let sizes = files.file_groups.iter().flat_map(|group| group.iter()).map(|file| file.effective_size());
-            self.bytes = self.bytes.saturating_add(sizes.sum());
+            self.bytes = self.bytes.saturating_add(bytes(files));
             return files.limit.is_none();
         }
         let is_distinct = plan.downcast_ref::<AggregateExec>().is_some_and(|node| node.aggr_expr().is_empty());
@@ -348,5 +427,50 @@ impl Keys {
                 Wanted::Among(values)
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, RecordBatch};
+    use datafusion::parquet::arrow::ArrowWriter;
+    use datafusion::physical_plan::displayable;
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn keys_prune_files() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, first) in [("a", 0), ("b", 1000)] {
+            let numbers: Int64Array = (first..first + 1000).collect();
+            let batch =
+                RecordBatch::try_from_iter([("x", Arc::new(numbers.clone()) as ArrayRef), ("n", Arc::new(numbers))]);
+            let batch = batch.unwrap();
+            let file = std::fs::File::create(folder.path().join(format!("{name}.parquet"))).unwrap();
+            let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+        }
+        let session = SessionContext::new();
+        session.register_parquet("t", folder.path().display().to_string(), Default::default()).await.unwrap();
+        let plan = session.sql("SELECT n FROM t").await.unwrap().create_physical_plan().await.unwrap();
+        let (leaf, scan) = scan_below(&plan).unwrap();
+        assert!(!scan.is_large());
+        let Scan::Files(files) = scan else { panic!("no files") };
+        let value = |value: i64| ScalarValue::Int64(Some(value));
+        for (wanted, rows) in [
+            (Wanted::Among(vec![value(5)]), 1000),
+            (Wanted::Between(value(1500), value(1700)), 1000),
+            (Wanted::Among((0..50).map(|n| value(n * 40)).collect()), 2000),
+            (Wanted::Between(value(5000), value(6000)), 0),
+        ] {
+            let pruned = files_with_keys(files, &[(0, wanted)], &leaf.schema()).unwrap();
+            let text = displayable(pruned.as_ref()).indent(false).to_string();
+            assert!(text.contains("predicate="), "{text}");
+            let found = datafusion::physical_plan::collect(pruned, session.task_ctx()).await.unwrap();
+            assert_eq!(found.iter().map(RecordBatch::num_rows).sum::<usize>(), rows, "{text}");
+        }
+        assert!(files_with_keys(files, &[(0, Wanted::Among(Vec::new()))], &leaf.schema()).is_none());
     }
 }

@@ -180,9 +180,13 @@ fn argument_column(argument: &Arc<dyn PhysicalExpr>, below: &Below<'_>) -> Optio
     let Some(cast) = argument.downcast_ref::<CastExpr>() else { return below.column(argument) };
     let column = below.column(cast.expr())?;
     let schema = below.scan.scan().schema();
-    let is_whole = matches!(schema.field(column).data_type(), DataType::Int16 | DataType::Int32 | DataType::Int64);
-    let is_wider = matches!(cast.cast_type(), DataType::Int32 | DataType::Int64 | DataType::Float64);
-    (is_whole && is_wider).then_some(column)
+    let (of, wider) = (schema.field(column).data_type(), cast.cast_type());
+    let is_wider = match (of.is_signed_integer(), of.is_unsigned_integer()) {
+        (true, _) => wider.is_signed_integer() && of.primitive_width() <= wider.primitive_width(),
+        (_, true) => wider.is_unsigned_integer() && of.primitive_width() <= wider.primitive_width(),
+        _ => false,
+    };
+    (is_wider || (of.is_integer() && *wider == DataType::Float64)).then_some(column)
 }
 
 /// The plan with the names and types of `schema`.

@@ -28,6 +28,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PhysicalExpr, PlanProperties,
 };
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use townlake_common::{Error, QueryContext, Result};
@@ -70,6 +71,17 @@ pub trait SourceScan: Any + fmt::Debug + Send + Sync {
     /// done there.
     fn push(&self, operation: &Operation<'_>) -> Pushed {
         Err(format!("{} is not asked of {}", operation.name(), self.kind()))
+    }
+
+    /// The scan and its splits, where a filter that was pushed needs new ones; `None`: the splits stay what they are.
+    ///
+    /// Errors: those of planning a scan.
+    fn replan<'a>(
+        &'a self,
+        _connections: &'a SourceConnections,
+        _splits: usize,
+    ) -> BoxFuture<'a, Result<Option<SourceScanExec>>> {
+        Box::pin(async { Ok(None) })
     }
 
     /// The rows of one split. Nothing happens before the stream is polled; dropped before its end, it ends what the source does

@@ -13,6 +13,7 @@ mod discovery;
 mod error;
 mod filters;
 mod job;
+mod keys;
 mod provider;
 mod reader;
 mod recipe;

@@ -18,7 +18,7 @@ use super::job::{dry_run, guard};
 use super::reader::refuse_unreadable;
 use super::recipe::{Job, Recipe, Way, split_to_bytes};
 use super::snapshot::Snapshot;
-use super::storage::{Asked, table_path};
+use super::storage::{Asked, Session as ReadSession, table_path};
 use super::types::Column;
 use crate::filters::{Divided, support};
 use crate::scan::{Estimate, SourceScanExec, external, query_of};
@@ -109,29 +109,11 @@ impl BigQueryTable {
 
     /// Makes the read session of a recipe, and gives its streams.
     async fn session(&self, recipe: &mut Recipe, snapshot_micros: i64, partitions: usize) -> Result<Vec<String>> {
-        let is_peek = recipe.predicate.is_none() && recipe.limit.is_some_and(|limit| limit <= SMALL_LIMIT);
-        let max_streams = match self.client.settings.max_splits {
-            _ if is_peek => 1,
-            0 => partitions,
-            most => most,
-        };
-        let asked = Asked {
-            table: table_path(&recipe.project, &recipe.dataset, &recipe.table),
-            selected_fields: recipe.selected_fields(),
-            row_restriction: recipe.predicate.as_deref().unwrap_or_default(),
-            snapshot_micros: Some(snapshot_micros),
-            max_streams,
-            query_id: &recipe.query_id,
-        };
-        let doing = format!("plan the read of table {}.{}", recipe.dataset, recipe.table);
-        let session = self.client.create_session(&doing, &asked).await?;
-        if let Some(bytes) = session.bytes {
-            guard(&self.client, &recipe.name(), bytes)?;
-        }
-        recipe.estimate = self.estimate(recipe, session.rows, session.bytes);
-        recipe.way = Way::Session { snapshot_micros, arrow_schema: session.arrow_schema };
-        // An empty table has no streams.
-        Ok(if session.streams.is_empty() { vec![String::new()] } else { session.streams })
+        let ReadSession { rows, bytes, streams, arrow_schema } =
+            open_session(&self.client, recipe, snapshot_micros, partitions).await?;
+        recipe.estimate = self.estimate(recipe, rows, bytes);
+        recipe.way = Way::Session { snapshot_micros, arrow_schema };
+        Ok(streams)
     }
 
     /// What the session expects, else what the table's metadata say.
@@ -143,6 +125,39 @@ impl BigQueryTable {
         let rows = rows.or_else(|| known(all)).map(|rows| rows.min(limit));
         Estimate { rows, bytes: bytes.or_else(|| known(size)), columns: Vec::new() }
     }
+}
+
+/// A read session over what a recipe says, of at least one stream.
+pub(super) async fn open_session(
+    client: &Arc<Client>,
+    recipe: &Recipe,
+    snapshot_micros: i64,
+    partitions: usize,
+) -> Result<ReadSession> {
+    let is_peek = recipe.predicate.is_none() && recipe.limit.is_some_and(|limit| limit <= SMALL_LIMIT);
+    let max_streams = match client.settings.max_splits {
+        _ if is_peek => 1,
+        0 => partitions,
+        most => most,
+    };
+    let asked = Asked {
+        table: table_path(&recipe.project, &recipe.dataset, &recipe.table),
+        selected_fields: recipe.selected_fields(),
+        row_restriction: recipe.predicate.as_deref().unwrap_or_default(),
+        snapshot_micros: Some(snapshot_micros),
+        max_streams,
+        query_id: &recipe.query_id,
+    };
+    let doing = format!("plan the read of table {}.{}", recipe.dataset, recipe.table);
+    let mut session = client.create_session(&doing, &asked).await?;
+    if let Some(bytes) = session.bytes {
+        guard(client, &recipe.name(), bytes)?;
+    }
+    if session.streams.is_empty() {
+        // An empty table has no streams.
+        session.streams.push(String::new());
+    }
+    Ok(session)
 }
 
 impl fmt::Debug for BigQueryTable {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use futures::future::BoxFuture;
 use prost::Message;
 use townlake_common::Result;
 use townlake_proto::bigquery as wire;
@@ -12,7 +13,8 @@ use super::recipe::{Recipe, Way, split_from_bytes};
 use super::snapshot::shown;
 use super::{BigQuerySource, KIND};
 use crate::SourceConnections;
-use crate::scan::{Batches, Estimate, Explained, ScanMetrics, SourceScan, opened, unreadable};
+use crate::operation::{Operation, Pushed};
+use crate::scan::{Batches, Estimate, Explained, ScanMetrics, SourceScan, SourceScanExec, opened, unreadable};
 
 /// The recipe that [`SourceScan::encode`] wrote.
 ///
@@ -56,6 +58,18 @@ impl SourceScan for Recipe {
             Way::Job(_) => asked.push(("query_job", self.select())),
         }
         Explained { table: self.name(), asked, filtered_here: self.local_filters.clone(), pinned }
+    }
+
+    fn push(&self, operation: &Operation<'_>) -> Pushed {
+        self.with_keys(operation).map(|recipe| Arc::new(recipe) as Arc<dyn SourceScan>)
+    }
+
+    fn replan<'a>(
+        &'a self,
+        connections: &'a SourceConnections,
+        splits: usize,
+    ) -> BoxFuture<'a, Result<Option<SourceScanExec>>> {
+        Box::pin(self.with_session(connections, splits))
     }
 
     fn encode(&self) -> Vec<u8> {

@@ -27,6 +27,9 @@ const REQUIRED: &[(&str, &str)] = &[
     ("transfer_overflow_mode", "throw"),
     ("limit", "0"),
     ("offset", "0"),
+    // A group of nothing is what it is by default.
+    ("aggregate_functions_null_for_empty", "0"),
+    ("group_by_use_nulls", "0"),
     // More rows behind the answer.
     ("extremes", "0"),
 ];

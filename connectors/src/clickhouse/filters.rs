@@ -205,24 +205,34 @@ impl Translator<'_> {
 
     /// A column whose order is the same here and there.
     fn ordered(&self, expr: &Expr) -> Result<&Column, String> {
-        let column = self.equatable(expr)?;
-        match column.read.kind {
-            Kind::String | Kind::Enum(_) | Kind::Uuid => {
-                Err("the order of text is not the server's to decide".to_string())
-            }
-            _ => Ok(column),
-        }
+        let column = self.column(expr)?;
+        column.read.kind.ordered().map(|()| column)
     }
 
     /// A column whose equality is the same here and there.
     fn equatable(&self, expr: &Expr) -> Result<&Column, String> {
         let column = self.column(expr)?;
-        match &column.read.kind {
-            Kind::Number(number) if number.is_float() => Err("floating point compares differently (NaN)".to_string()),
-            Kind::Bool | Kind::Number(_) | Kind::Decimal { .. } | Kind::Date | Kind::Date32 | Kind::DateTime => {
-                Ok(column)
+        column.read.kind.equatable().map(|()| column)
+    }
+}
+
+impl Kind {
+    /// Whether values are ordered here as they are there; else why not.
+    pub fn ordered(&self) -> Result<(), String> {
+        match self {
+            Kind::String | Kind::Enum(_) | Kind::Uuid => {
+                Err("the order of text is not the server's to decide".to_string())
             }
-            Kind::DateTime64(_) | Kind::String | Kind::Enum(_) | Kind::Uuid => Ok(column),
+            _ => self.equatable(),
+        }
+    }
+
+    /// Whether values that are equal here are equal there, and no others; else why not.
+    pub fn equatable(&self) -> Result<(), String> {
+        match self {
+            Kind::Number(number) if number.is_float() => Err("floating point compares differently (NaN)".to_string()),
+            Kind::Bool | Kind::Number(_) | Kind::Decimal { .. } | Kind::Date | Kind::Date32 | Kind::DateTime => Ok(()),
+            Kind::DateTime64(_) | Kind::String | Kind::Enum(_) | Kind::Uuid => Ok(()),
             _ => Err("its type is not on the list of what ClickHouse compares for us".to_string()),
         }
     }
@@ -287,15 +297,30 @@ fn among(column: &Column, values: &[Constant], outcome: Outcome) -> String {
                 Outcome::False => format!("({} AND NOT {any})", is_not_null(column)),
             }
         }
-        _ => {
-            let word = if outcome == Outcome::True { "IN" } else { "NOT IN" };
-            let test = format!("{} {word} ({})", identifier(&column.name), known.join(", "));
-            match column.read.nullable {
-                true => format!("({} AND ifNull({test}, 0))", is_not_null(column)),
-                false => format!("({test})"),
-            }
-        }
+        _ => listed(column, if outcome == Outcome::True { "IN" } else { "NOT IN" }, &known.join(", ")),
     }
+}
+
+/// A test of one column against a list, which is 0 where the column is NULL.
+fn listed(column: &Column, word: &str, list: &str) -> String {
+    let test = format!("{} {word} ({list})", identifier(&column.name));
+    match column.read.nullable {
+        true => format!("({} AND ifNull({test}, 0))", is_not_null(column)),
+        false => format!("({test})"),
+    }
+}
+
+/// That a column of whole numbers is one of many: bare numbers, which the server reads as those of the column. `None` for other columns
+/// and values.
+pub(crate) fn among_numbers(column: &Column, values: &[ScalarValue]) -> Option<String> {
+    let Kind::Number(number) = column.read.kind else { return None };
+    let bare = |value: &ScalarValue| match (number, value) {
+        // A bare -9223372036854775808 is a negated number that no Int64 holds.
+        (Number::Int64, ScalarValue::Int64(Some(i64::MIN))) => integer(number, value),
+        _ => digits(number, value),
+    };
+    let list = values.iter().map(bare).collect::<Option<Vec<_>>>()?;
+    Some(if list.is_empty() { "0".to_string() } else { listed(column, "IN", &list.join(",")) })
 }
 
 /// Columns of one type: between others the server finds its own common type.
@@ -351,8 +376,9 @@ fn constant(expr: &Expr, column: &Column) -> Result<Constant, String> {
     Ok(Constant::Sql(sql))
 }
 
-fn integer(number: Number, value: &ScalarValue) -> Option<String> {
-    let text = match (number, value) {
+/// A whole number of exactly the column's type.
+fn digits(number: Number, value: &ScalarValue) -> Option<String> {
+    Some(match (number, value) {
         (Number::Int8, ScalarValue::Int8(Some(value))) => value.to_string(),
         (Number::Int16, ScalarValue::Int16(Some(value))) => value.to_string(),
         (Number::Int32, ScalarValue::Int32(Some(value))) => value.to_string(),
@@ -362,9 +388,12 @@ fn integer(number: Number, value: &ScalarValue) -> Option<String> {
         (Number::UInt32, ScalarValue::UInt32(Some(value))) => value.to_string(),
         (Number::UInt64, ScalarValue::UInt64(Some(value))) => value.to_string(),
         _ => return None,
-    };
-    // From text: a bare -9223372036854775808 is a negated number that no Int64 holds.
-    Some(format!("to{number:?}({})", literal(&text)))
+    })
+}
+
+/// The same as a constant of this type, from text, so that it is never taken for another.
+fn integer(number: Number, value: &ScalarValue) -> Option<String> {
+    Some(format!("to{number:?}({})", literal(&digits(number, value)?)))
 }
 
 fn decimal(precision: u8, scale: i8, value: &ScalarValue) -> Translated {

@@ -12,6 +12,7 @@ mod discovery;
 mod error;
 mod facts;
 mod filters;
+mod operations;
 mod parse;
 mod provider;
 mod reader;

@@ -81,6 +81,8 @@ impl ClickHouseTable {
             is_final: self.options.read_final && self.relation.is_replacing,
             arrow: facts.arrow,
             settings: facts.settings,
+            grouped: None,
+            order: Vec::new(),
             hash_key: hash_key.clone(),
             estimate: Estimate::default(),
         };

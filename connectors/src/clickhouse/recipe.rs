@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::logical_expr::Expr;
 use prost::Message;
 use townlake_common::Result;
 use townlake_proto::clickhouse as wire;
@@ -12,14 +11,12 @@ use townlake_proto::clickhouse::split::Of;
 
 use super::KIND;
 use super::client::Settings;
-use super::filters::Translator;
 use super::sql::{identifier, literals, relation};
 use super::types::{Kind, Type, classify};
 use super::wire::Wire;
-use crate::filters::and;
 use crate::scan::{Estimate, unreadable};
 
-/// One scan of one table.
+/// One scan of one table, or of what is made of its rows.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Recipe {
     pub catalog: String,
@@ -33,6 +30,10 @@ pub(crate) struct Recipe {
     pub columns: Vec<Column>,
     /// The filters that the server applies, in SQL.
     pub predicate: Option<String>,
+    /// How many of the first columns are grouped by; `None`: nothing is grouped.
+    pub grouped: Option<u32>,
+    /// The keys of an order, in SQL, for a limit.
+    pub order: Vec<String>,
     /// Rows per split.
     pub limit: Option<u64>,
     /// The filters that stayed with us, each with the reason.
@@ -51,6 +52,8 @@ pub(crate) struct Recipe {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Column {
     pub name: String,
+    /// What it is made of, in SQL; `None`: it is a column of the table.
+    pub made_of: Option<String>,
     /// The type as ClickHouse declares it.
     pub declared: String,
     /// How it is read.
@@ -83,7 +86,13 @@ pub(crate) enum Split {
 impl Column {
     /// A column of a declared type.
     pub fn new(name: &str, declared: &str, metadata: HashMap<String, String>) -> Self {
-        Self { name: name.to_string(), declared: declared.to_string(), read: classify(declared), metadata }
+        let read = classify(declared);
+        Self { name: name.to_string(), made_of: None, declared: declared.to_string(), read, metadata }
+    }
+
+    /// A column that a statement computes.
+    pub fn computed(name: &str, declared: &str, sql: String) -> Self {
+        Self { made_of: Some(sql), ..Self::new(name, declared, HashMap::new()) }
     }
 
     /// The column as Arrow field.
@@ -93,26 +102,17 @@ impl Column {
 
     /// The column in SQL, as what is sent.
     pub fn expression(&self) -> String {
-        let name = identifier(&self.name);
-        let value = match self.read.kind {
-            Kind::Other => format!("toString({name})"),
-            Kind::State => format!("hex(toString({name}))"),
-            _ => name,
+        let value = match (&self.made_of, &self.read.kind) {
+            (Some(sql), _) => sql.clone(),
+            (None, Kind::Other) => format!("toString({})", identifier(&self.name)),
+            (None, Kind::State) => format!("hex(toString({}))", identifier(&self.name)),
+            (None, _) => identifier(&self.name),
         };
         format!("CAST({value} AS {})", self.read.wire().sql())
     }
 }
 
 impl Recipe {
-    /// The recipe with another filter, or why the server does not apply it.
-    pub fn filtered(&self, filter: &Expr) -> Result<Self, String> {
-        if self.limit.is_some() {
-            return Err("it would come before the limit".to_string());
-        }
-        let condition = Translator { columns: &self.columns }.translate(filter)?;
-        Ok(Self { predicate: Some(and(self.predicate.as_deref(), condition)), ..self.clone() })
-    }
-
     /// The Arrow schema of the rows.
     pub fn arrow_schema(&self) -> SchemaRef {
         Arc::new(Schema::new(self.columns.iter().map(Column::field).collect::<Vec<_>>()))
@@ -139,6 +139,14 @@ impl Recipe {
         if !conditions.is_empty() {
             sql.push_str(" WHERE ");
             sql.push_str(&conditions.join(" AND "));
+        }
+        let keys = self.grouped.map_or(0, |count| count as usize);
+        if keys > 0 {
+            let keys: Vec<_> = self.columns.iter().take(keys).map(|column| identifier(&column.name)).collect();
+            sql.push_str(&format!(" GROUP BY {}", keys.join(", ")));
+        }
+        if !self.order.is_empty() {
+            sql.push_str(&format!(" ORDER BY {}", self.order.join(", ")));
         }
         if let Some(limit) = self.limit {
             sql.push_str(&format!(" LIMIT {limit}"));
@@ -169,6 +177,7 @@ impl Recipe {
     pub fn to_wire(&self) -> wire::Scan {
         let column = |column: &Column| wire::Column {
             name: column.name.clone(),
+            made_of: column.made_of.clone().unwrap_or_default(),
             r#type: column.declared.clone(),
             metadata: column.metadata.clone(),
         };
@@ -182,6 +191,8 @@ impl Recipe {
             principal: self.principal.clone(),
             columns: self.columns.iter().map(column).collect(),
             predicate: self.predicate.clone().unwrap_or_default(),
+            grouped: self.grouped,
+            order: self.order.clone(),
             limit: self.limit,
             local_filters: self.local_filters.clone(),
             r#final: self.is_final,
@@ -195,7 +206,10 @@ impl Recipe {
 
     /// The recipe that [`Recipe::to_wire`] wrote.
     pub fn from_wire(scan: wire::Scan) -> Self {
-        let columns = scan.columns.into_iter();
+        let column = |column: wire::Column| Column {
+            made_of: Some(column.made_of).filter(|sql| !sql.is_empty()),
+            ..Column::new(&column.name, &column.r#type, column.metadata)
+        };
         Self {
             catalog: scan.catalog,
             database: scan.database,
@@ -203,8 +217,10 @@ impl Recipe {
             from: Some(scan.from).filter(|sql| !sql.is_empty()),
             query_id: scan.query_id,
             principal: scan.principal,
-            columns: columns.map(|column| Column::new(&column.name, &column.r#type, column.metadata)).collect(),
+            columns: scan.columns.into_iter().map(column).collect(),
             predicate: Some(scan.predicate).filter(|sql| !sql.is_empty()),
+            grouped: scan.grouped,
+            order: scan.order,
             limit: scan.limit,
             local_filters: scan.local_filters,
             is_final: scan.r#final,
@@ -264,6 +280,8 @@ pub(crate) mod tests {
                 column("state", "AggregateFunction(sum, UInt8)"),
             ],
             predicate: Some("(`id` > toInt64('5'))".into()),
+            grouped: None,
+            order: vec![],
             limit: Some(10),
             local_filters: vec!["x: y".into()],
             is_final: true,
@@ -287,7 +305,9 @@ pub(crate) mod tests {
 
     #[test]
     fn recipes_and_splits_cross_the_wire() {
-        let recipe = sample();
+        let mut recipe = sample();
+        recipe.columns.push(Column::computed("count(*)", "Int64", "count()".to_string()));
+        (recipe.grouped, recipe.order) = (Some(0), vec!["`id` ASC".to_string()]);
         let bytes = recipe.to_wire().encode_to_vec();
         assert_eq!(Recipe::from_wire(wire::Scan::decode(bytes.as_slice()).unwrap()), recipe);
         for split in splits() {

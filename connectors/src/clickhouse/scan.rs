@@ -54,8 +54,7 @@ impl SourceScan for Recipe {
     }
 
     fn push(&self, operation: &Operation<'_>) -> Pushed {
-        let filter = operation.as_filter(&self.arrow_schema()).ok_or("ClickHouse is asked for rows only")?;
-        self.filtered(&filter).map(|recipe| Arc::new(recipe) as Arc<dyn SourceScan>)
+        self.with(operation).map(|recipe| Arc::new(recipe) as Arc<dyn SourceScan>)
     }
 
     fn encode(&self) -> Vec<u8> {

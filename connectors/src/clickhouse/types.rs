@@ -249,6 +249,16 @@ impl Number {
         matches!(self, Self::Float32 | Self::Float64)
     }
 
+    /// Whether it is a whole number with a sign.
+    pub fn is_signed(self) -> bool {
+        matches!(self, Self::Int8 | Self::Int16 | Self::Int32 | Self::Int64)
+    }
+
+    /// Whether it is a whole number without one.
+    pub fn is_unsigned(self) -> bool {
+        matches!(self, Self::UInt8 | Self::UInt16 | Self::UInt32 | Self::UInt64)
+    }
+
     fn wire(self) -> Layout {
         let arrow = self.arrow();
         // The names are the same on both sides.

@@ -410,6 +410,10 @@ impl RunPlan for Aside<'_> {
     async fn run(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream> {
         self.here.run_aside(HerePlan::new(plan, self.tracked)?, Arc::clone(&self.context)).await
     }
+
+    fn connections(&self) -> Option<Arc<SourceConnections>> {
+        self.context.session_config().get_extension()
+    }
 }
 
 /// Whether the session lets sources do more than filter.
