@@ -8,15 +8,20 @@ export TOWNLAKE_VENV ?= $(HOME)/.cache/townlake/venv
 SCALE ?= 0.1
 BIN = $(if $(TOWNLAKE_BIN),$(TOWNLAKE_BIN),$(CARGO_TARGET_DIR)/debug/townlake)
 
-.PHONY: help demo test soak lint audit bench build clean
+.PHONY: help demo demo-federation test soak lint audit bench build clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: ## a whole cluster on this machine: Postgres, etcd, coordinator, two executors, four questions (SCALE=1 for more data)
 	@scripts/setup.sh demo
 	@$(if $(TOWNLAKE_BIN),echo "using $(TOWNLAKE_BIN)",scripts/build.sh)
 	@exec $(BIN) demo --scale $(SCALE) $(DEMO_FLAGS)
+
+demo-federation: ## the same over five systems: Kafka, ClickHouse and an emulator of BigQuery as well (700 MB more to fetch, once)
+	@scripts/setup.sh demo-federation
+	@$(if $(TOWNLAKE_BIN),echo "using $(TOWNLAKE_BIN)",scripts/build.sh)
+	@exec $(BIN) demo --federation --scale $(SCALE) $(DEMO_FLAGS)
 
 test: ## everything that CI runs: lint, unit tests, end-to-end tests, clients
 	@scripts/setup.sh test

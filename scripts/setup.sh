@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what is missing for `build`, `demo` (build + servers + the ADBC driver) or `test` (demo + clients), and says what
-# it does. Debian 12, as root or with sudo. Without either it tells what to install, and what goes without.
+# Installs what is missing for `build`, `demo` (build + servers + the ADBC driver), `demo-federation` (demo + the sources) or
+# `test` (all that + clients), and says what it does. Debian 12, as root or with sudo. Without either it tells what to install, and what goes without.
 set -euo pipefail
 
-level="${1:?usage: setup.sh build|demo|test}"
+level="${1:?usage: setup.sh build|demo|demo-federation|test}"
 lock="$(dirname "$0")/../tests/python/requirements.txt"
 TOWNLAKE_VENV="${TOWNLAKE_VENV:-$HOME/.cache/townlake/venv}"
 say() { printf '\033[1m▸ %s\033[0m\n' "$*"; }
@@ -54,12 +54,12 @@ fi
 python=("/usr/lib/python3*/ensurepip" "$HOME/.pyenv/versions")
 if [ "$level" = demo ]; then
     like python3-venv "${python[@]}"
-elif [ "$level" = test ]; then
+elif [ "$level" != build ]; then
     need clickhouse-server /usr/sbin/clickhouse-server
     need python3-venv "${python[@]}"
     need default-jdk-headless javac
     need maven mvn
-    need openssl openssl
+    if [ "$level" = test ]; then need openssl openssl; fi
 fi
 
 missing=("${needed[@]}" "${servers[@]}")
@@ -111,7 +111,63 @@ python_clients() { # list stamp
         cp "$1" "$TOWNLAKE_VENV/$2"
 }
 
-if [ "$level" = demo ] && ! has "$TOWNLAKE_VENV/lib/python3*/site-packages/adbc_driver_flightsql"; then
+# In environments of their own: they want other versions than our clients.
+venvs="$(dirname "$TOWNLAKE_VENV")"
+engine() { # environment package what…
+    local environment="$venvs/$1" list
+    list="$(printf '%s\n' "${@:3}")"
+    [ "$list" = "$(cat "$environment/packages.stamp" 2>/dev/null)" ] && return
+    say "installing $2 into $environment"
+    python3 -m venv "$environment" &&
+        "$environment/bin/python" -m pip install -q --disable-pip-version-check "${@:3}" &&
+        printf '%s\n' "$list" >"$environment/packages.stamp"
+}
+
+bigquery_emulator() {
+    # With these versions and no others: later DuckDBs fetch their extensions from a server.
+    engine venv-bigquery "the BigQuery emulator and Google's client (600 MB)" bqemulator==1.4.0 duckdb==1.5.5 duckdb-extensions==1.5.5 \
+        duckdb-extension-spatial==1.5.5 duckdb-extension-icu==1.5.5 numpy==2.4.6 pyarrow==26.0.1 \
+        google-cloud-bigquery==3.47.0 google-cloud-bigquery-storage==2.43.0
+    if [ ! -e "$venvs/venv-bigquery/spatial.stamp" ]; then
+        "$venvs/venv-bigquery/bin/python" -c "from duckdb_extensions import import_extension; import_extension('spatial')"
+        touch "$venvs/venv-bigquery/spatial.stamp"
+    fi
+}
+
+# A broker: the server and its tools, with whatever Maven Central says that they need (92 jars, 54 MB).
+kafka_version=4.1.1
+kafka_sum=e2bc7cebebf5f4c0ea615093802d55f0dd6a0ae1e9803b0074d6eba46aa5ef6f
+kafka="${TOWNLAKE_KAFKA:-$HOME/.cache/townlake/kafka}"
+kafka() {
+    [ "$kafka_version $kafka_sum" = "$(cat "$kafka/complete.stamp" 2>/dev/null)" ] && return
+    local folder artifact dependencies=""
+    say "fetching Apache Kafka $kafka_version into $kafka"
+    for artifact in kafka_2.13 kafka-tools; do
+        dependencies+="<dependency><groupId>org.apache.kafka</groupId><artifactId>$artifact</artifactId>"
+        dependencies+="<version>$kafka_version</version></dependency>"
+    done
+    folder=$(mktemp -d)
+    printf '%s' "<project><modelVersion>4.0.0</modelVersion><groupId>townlake</groupId><artifactId>kafka</artifactId>" \
+        "<version>1</version><dependencies>$dependencies</dependencies></project>" >"$folder/pom.xml"
+    mvn -q -B -f "$folder/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
+        -DoutputDirectory="$folder/jars" || { rm -rf "$folder"; return 1; }
+    if [ "$kafka_sum" != "$(cd "$folder/jars" && LC_ALL=C sha256sum ./*.jar | sha256sum | cut -d' ' -f1)" ]; then
+        rm -rf "$folder"
+        echo "what came as Apache Kafka $kafka_version is not what it should be (sha256 of all sums $kafka_sum)" >&2
+        exit 1
+    fi
+    mkdir -p "$kafka"
+    rm -f "$kafka"/*.jar
+    mv "$folder"/jars/*.jar "$kafka"
+    rm -rf "$folder"
+    printf '%s\n' "$kafka_version $kafka_sum" >"$kafka/complete.stamp"
+}
+
+if [ "$level" = demo-federation ]; then
+    bigquery_emulator
+    kafka
+fi
+if [ "${level%-federation}" = demo ] && ! has "$TOWNLAKE_VENV/lib/python3*/site-packages/adbc_driver_flightsql"; then
     # For the line that the demo prints, so that it is no reason to fail.
     list=$(mktemp)
     grep -E '^(adbc|pyarrow)' "$lock" >"$list"
@@ -122,30 +178,12 @@ if [ "$level" = demo ] && ! has "$TOWNLAKE_VENV/lib/python3*/site-packages/adbc_
 elif [ "$level" = test ]; then
     python_clients "$lock" requirements.stamp
     jars="${TOWNLAKE_JARS:-$HOME/.cache/townlake/jars}"
-    # Spark and DuckDB write and read our tables; others stand for sources. In environments of their own: they want other versions
-    # than our clients.
-    venvs="$(dirname "$TOWNLAKE_VENV")"
-    engine() { # environment package what…
-        local environment="$venvs/$1" list
-        list="$(printf '%s\n' "${@:3}")"
-        [ "$list" = "$(cat "$environment/packages.stamp" 2>/dev/null)" ] && return
-        say "installing $2 into $environment"
-        python3 -m venv "$environment" &&
-            "$environment/bin/python" -m pip install -q --disable-pip-version-check "${@:3}" &&
-            printf '%s\n' "$list" >"$environment/packages.stamp"
-    }
+    # Spark and DuckDB write and read our tables.
     engine venv-chdb "the embedded ClickHouse engine (900 MB)" chdb==4.4.0 chdb-core==26.9.0
     engine venv-spark "Spark (370 MB, about a minute)" pyspark==3.5.9
     engine venv-duckdb "DuckDB with its iceberg extension" duckdb==1.5.5 duckdb-extensions==1.5.5 \
         duckdb-extension-iceberg==1.5.5 duckdb-extension-httpfs==1.5.5 duckdb-extension-avro==1.5.5
-    # With these versions and no others: later DuckDBs fetch their extensions from a server.
-    engine venv-bigquery "the BigQuery emulator and Google's client (600 MB)" bqemulator==1.4.0 duckdb==1.5.5 duckdb-extensions==1.5.5 \
-        duckdb-extension-spatial==1.5.5 duckdb-extension-icu==1.5.5 numpy==2.4.6 pyarrow==26.0.1 \
-        google-cloud-bigquery==3.47.0 google-cloud-bigquery-storage==2.43.0
-    if [ ! -e "$venvs/venv-bigquery/spatial.stamp" ]; then
-        "$venvs/venv-bigquery/bin/python" -c "from duckdb_extensions import import_extension; import_extension('spatial')"
-        touch "$venvs/venv-bigquery/spatial.stamp"
-    fi
+    bigquery_emulator
     # A jar that is there is looked at again only where it is another one than the stamp beside it tells.
     jar() { # group:name:version[:type:classifier] sha256 what
         local name version classifier file
@@ -172,33 +210,5 @@ elif [ "$level" = test ]; then
     # Nessie's tests say that they are skipped without it: 270 MB that not every mirror has.
     jar org.projectnessie.nessie:nessie-quarkus:0.108.8:jar:runner \
         a58ebde6dc6df68266433d1d087c6cc497103df7a71a0275575f6fca71b167f7 "Nessie" || say "no Nessie then: its tests are skipped"
-    # A broker: the server and its tools, with whatever Maven Central says that they need (92 jars, 54 MB).
-    kafka_version=4.1.1
-    kafka_sum=e2bc7cebebf5f4c0ea615093802d55f0dd6a0ae1e9803b0074d6eba46aa5ef6f
-    kafka="${TOWNLAKE_KAFKA:-$HOME/.cache/townlake/kafka}"
-    kafka() {
-        [ "$kafka_version $kafka_sum" = "$(cat "$kafka/complete.stamp" 2>/dev/null)" ] && return
-        local folder artifact dependencies=""
-        say "fetching Apache Kafka $kafka_version into $kafka"
-        for artifact in kafka_2.13 kafka-tools; do
-            dependencies+="<dependency><groupId>org.apache.kafka</groupId><artifactId>$artifact</artifactId>"
-            dependencies+="<version>$kafka_version</version></dependency>"
-        done
-        folder=$(mktemp -d)
-        printf '%s' "<project><modelVersion>4.0.0</modelVersion><groupId>townlake</groupId><artifactId>kafka</artifactId>" \
-            "<version>1</version><dependencies>$dependencies</dependencies></project>" >"$folder/pom.xml"
-        mvn -q -B -f "$folder/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
-            -DoutputDirectory="$folder/jars" || { rm -rf "$folder"; return 1; }
-        if [ "$kafka_sum" != "$(cd "$folder/jars" && LC_ALL=C sha256sum ./*.jar | sha256sum | cut -d' ' -f1)" ]; then
-            rm -rf "$folder"
-            echo "what came as Apache Kafka $kafka_version is not what it should be (sha256 of all sums $kafka_sum)" >&2
-            exit 1
-        fi
-        mkdir -p "$kafka"
-        rm -f "$kafka"/*.jar
-        mv "$folder"/jars/*.jar "$kafka"
-        rm -rf "$folder"
-        printf '%s\n' "$kafka_version $kafka_sum" >"$kafka/complete.stamp"
-    }
     kafka
 fi

@@ -24,7 +24,7 @@ const START: &str = "Start here:
 /// One command each.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Generate data, start everything, run and show four queries, then keep serving
+    /// Generate data, start everything, run and show some queries, then keep serving
     Demo(DemoArgs),
     /// Coordinator and executors in one process (embedded membership, SQLite)
     Standalone(NodeArgs),
@@ -221,6 +221,10 @@ const DEMO_HELP: &str = "What happens: generated TPC-H orders go into an Iceberg
 Postgres (catalog `crm`); then a federated join, an aggregate, the plan of the join and time travel are asked and shown. After that the server stays until \
 Ctrl-C, with connection lines for the shell, ADBC and JDBC on the screen.
 
+With --federation the eight tables of TPC-H lie in five systems (Iceberg, Postgres, ClickHouse, Kafka, an emulator of BigQuery); one
+statement joins them all, and its cut, what each system was asked, and the same answer on the same cut are shown. `make
+demo-federation` installs what it needs.
+
 Postgres (apt-get install postgresql) and etcd (etcd-server) are started privately, on loopback; --embedded needs neither. The \
 doors are 127.0.0.1:50050 (Flight SQL) and 127.0.0.1:8080 (HTTP) where these are free. All files lie in temporary folders under \
 TMPDIR, which go when the demo ends, like every process that it started.
@@ -228,7 +232,8 @@ TMPDIR, which go when the demo ends, like every process that it started.
 Examples:
   townlake demo --embedded
   townlake demo --scale 1            more data, and a few minutes to load it
-  townlake demo --embedded --exit    run, show, stop";
+  townlake demo --embedded --exit    run, show, stop
+  townlake demo --federation         five systems";
 
 /// `townlake demo`.
 #[derive(Debug, Clone, Args)]
@@ -237,7 +242,10 @@ pub struct DemoArgs {
     /// One process, nothing installed: embedded membership, SQLite catalogs, local files
     #[arg(long)]
     pub embedded: bool,
-    /// Stop after the four questions
+    /// Five systems: ClickHouse, Kafka and an emulator of BigQuery as well
+    #[arg(long, conflicts_with = "embedded")]
+    pub federation: bool,
+    /// Stop after the questions
     #[arg(long)]
     pub exit: bool,
     /// TPC-H scale factor: 1 is about 1 GB of text
@@ -309,7 +317,7 @@ pub enum BenchSuite {
         #[arg(long, default_value_t = 7)]
         rounds: usize,
     },
-    /// How fast Postgres is read beside psql's COPY, and what a join moves with and without what sources do for it
+    /// How fast each source is read beside its own client, and what a join moves with and without what sources do for it
     Sources {
         /// How often everything is run on each side; medians are shown
         #[arg(long, default_value_t = 5)]

@@ -1,4 +1,6 @@
-//! The demo as a real cluster: etcd, Postgres, one coordinator and two executors, each a process of its own.
+//! The demo as a real cluster: etcd, Postgres (or four sources), one coordinator and two executors, each a process of its own.
+
+use std::path::Path;
 
 use bytes::Bytes;
 use futures::SinkExt;
@@ -7,11 +9,14 @@ use tokio_postgres::Client;
 use townlake_common::{Error, ErrorCode, Result};
 use tpchgen::generators::{CustomerGenerator, NationGenerator};
 
-use super::{LAKE_TABLES, USER, random_password, step};
+use super::showcase::Place;
+use super::sources::Sources;
+use super::{LAKE_TABLES, USER, step};
 use crate::args::{ConnectArgs, LoadMode};
 use crate::connection::Connection;
 use crate::load;
-use crate::local::{Cluster, ClusterSpec, Etcd, Postgres};
+use crate::local::{Cluster, ClusterSpec, Etcd, Postgres, random_password};
+use crate::tpch::Table;
 
 /// A running demo. Fields drop in order: the cluster goes before what it stands on.
 pub struct Demo {
@@ -19,16 +24,65 @@ pub struct Demo {
     pub connect: ConnectArgs,
     _cluster: Cluster,
     _etcd: Etcd,
-    _postgres: Postgres,
+    sources: Behind,
     _folder: TempDir,
 }
 
-/// Starts everything and loads the data.
-pub async fn start(scale: f64) -> Result<Demo> {
+impl Demo {
+    /// Where the data lies.
+    pub fn place(&self) -> Place<'_> {
+        match &self.sources {
+            Behind::Postgres(_) => Place::Cluster,
+            Behind::Federation(sources) => Place::Federation(sources),
+        }
+    }
+}
+
+/// What the catalogs lead to, beside the lake.
+enum Behind {
+    Postgres(Postgres),
+    Federation(Box<Sources>),
+}
+
+impl Behind {
+    async fn start(folder: &Path, federation: bool) -> Result<Self> {
+        if federation {
+            return Ok(Self::Federation(Box::new(Sources::start(folder).await?)));
+        }
+        Ok(Self::Postgres(step("a private Postgres", Postgres::start(&[])).await?))
+    }
+
+    async fn load(&self, scale: f64) -> Result<()> {
+        match self {
+            Self::Postgres(postgres) => step("customer and nation into Postgres", load_postgres(postgres, scale)).await,
+            Self::Federation(sources) => sources.load(scale).await,
+        }
+    }
+
+    fn sections(&self) -> String {
+        match self {
+            Self::Postgres(postgres) => {
+                let url = postgres.url("crm");
+                format!("[catalogs.crm]\ntype = \"postgres\"\nurl = \"{url}\"\nreaders = [\"{USER}\"]\n")
+            }
+            Self::Federation(sources) => sources.sections(USER),
+        }
+    }
+
+    fn lake_tables(&self) -> &'static [Table] {
+        match self {
+            Self::Postgres(_) => &LAKE_TABLES,
+            Self::Federation(_) => &[Table::LineItem],
+        }
+    }
+}
+
+/// Starts everything and loads the data: with `federation` over five systems, else over two.
+pub async fn start(scale: f64, federation: bool) -> Result<Demo> {
     let folder = tempfile::Builder::new().prefix("townlake-demo-").tempdir();
     let folder = folder.map_err(|e| Error::internal("no temporary folder for the demo").with_source(e))?;
-    let postgres = step("a private Postgres", Postgres::start(&[])).await?;
-    step("customer and nation into Postgres", load_postgres(&postgres, scale)).await?;
+    let sources = Behind::start(folder.path(), federation).await?;
+    sources.load(scale).await?;
     let etcd = step("a private etcd", Etcd::start(folder.path())).await?;
     let password = random_password();
     let spec = ClusterSpec {
@@ -38,7 +92,7 @@ pub async fn start(scale: f64) -> Result<Demo> {
         executors: 2,
         slots: 1,
         memory: "2GB".to_string(),
-        sections: sections(&folder, &postgres, &password)?,
+        sections: sections(&folder, &sources, &password)?,
         user: (USER.to_string(), password),
         standard_ports: true,
     };
@@ -46,21 +100,24 @@ pub async fn start(scale: f64) -> Result<Demo> {
         step("two executors and a coordinator that find each other through etcd", Cluster::start(spec)).await?;
     let connect = cluster.connect_args();
     let connection = Connection::open(&connect).await?;
-    println!("  six TPC-H tables at scale {scale} into Iceberg, through the door:");
-    load::tpch(&connection, "lake", "tpch", scale, &LAKE_TABLES, LoadMode::Create).await?;
-    Ok(Demo { connect, _cluster: cluster, _etcd: etcd, _postgres: postgres, _folder: folder })
+    let tables = sources.lake_tables();
+    match tables {
+        [table] => println!("  {table} at scale {scale} into Iceberg, through the door:"),
+        tables => println!("  {} TPC-H tables at scale {scale} into Iceberg, through the door:", tables.len()),
+    }
+    load::tpch(&connection, "lake", "tpch", scale, tables, LoadMode::Create).await?;
+    Ok(Demo { connect, _cluster: cluster, _etcd: etcd, sources, _folder: folder })
 }
 
 /// Users and catalogs, the same for all three nodes.
-fn sections(folder: &TempDir, postgres: &Postgres, password: &str) -> Result<String> {
+fn sections(folder: &TempDir, sources: &Behind, password: &str) -> Result<String> {
     let path = folder.path().display();
     let text = format!(
         "[[auth.users]]\nname = \"{USER}\"\npassword_hash = \"{}\"\n\
          [catalogs.lake]\ntype = \"iceberg\"\ncatalog = \"sql\"\nuri = \"sqlite://{path}/catalog.db\"\n\
-         warehouse = \"file://{path}/warehouse\"\nwriters = [\"{USER}\"]\n\
-         [catalogs.crm]\ntype = \"postgres\"\nurl = \"{}\"\nreaders = [\"{USER}\"]\n",
+         warehouse = \"file://{path}/warehouse\"\nwriters = [\"{USER}\"]\n{}",
         townlake_governance::hash_password(password)?,
-        postgres.url("crm"),
+        sources.sections(),
     );
     Ok(text)
 }

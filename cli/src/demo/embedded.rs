@@ -6,11 +6,11 @@ use townlake_common::{Error, Result};
 use townlake_coordinator::CoordinatorHandle;
 use townlake_executor::ExecutorHandle;
 
-use super::{CRM_TABLES, LAKE_TABLES, USER, random_password, step};
+use super::{CRM_TABLES, LAKE_TABLES, USER, step};
 use crate::args::{ConnectArgs, LoadMode};
 use crate::connection::Connection;
 use crate::load;
-use crate::local::port_or_free;
+use crate::local::{port_or_free, random_password};
 use crate::node::start_standalone;
 
 /// A running embedded demo.

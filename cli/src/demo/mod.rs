@@ -1,21 +1,22 @@
-//! `townlake demo`: data, a whole cluster, four questions, and a door that stays open until Ctrl-C.
+//! `townlake demo`: data, a whole cluster, some questions, and a door that stays open until Ctrl-C.
 
 mod cluster;
 mod embedded;
 mod showcase;
+mod sources;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use rand::Rng;
-use rand::distr::Alphanumeric;
 use townlake_common::{Error, ErrorCode, Result};
 
 use crate::args::{ConnectArgs, DemoArgs};
 use crate::node::until_stopped;
 use crate::tpch::Table;
+
+pub use sources::{PLACES, Sources};
 
 /// The one user of a demo.
 const USER: &str = "demo";
@@ -42,25 +43,25 @@ async fn show(args: &DemoArgs, started: Instant) -> Result<()> {
         finish(args, started, &demo.connect, showcase::Place::Embedded).await?;
         demo.stop().await;
     } else {
-        let demo = cluster::start(args.scale).await?;
-        finish(args, started, &demo.connect, showcase::Place::Cluster).await?;
+        let demo = cluster::start(args.scale, args.federation).await?;
+        finish(args, started, &demo.connect, demo.place()).await?;
         drop(demo);
     }
     Ok(())
 }
 
-async fn finish(args: &DemoArgs, started: Instant, connect: &ConnectArgs, place: showcase::Place) -> Result<()> {
+async fn finish(args: &DemoArgs, started: Instant, connect: &ConnectArgs, place: showcase::Place<'_>) -> Result<()> {
     showcase::run(connect, place).await?;
     println!("\nReady after {:.0} s.", started.elapsed().as_secs_f64());
     if !args.exit {
-        print_doors(connect);
+        print_doors(connect, place.catalogs());
         std::future::pending::<()>().await;
     }
     Ok(())
 }
 
 /// How to come in, for three kinds of client.
-fn print_doors(connect: &ConnectArgs) {
+fn print_doors(connect: &ConnectArgs, catalogs: &str) {
     let (url, password) = (connect.url.as_str(), connect.password.as_deref().unwrap_or_default());
     let address = url.strip_prefix("http://").unwrap_or(url);
     let binary = std::env::current_exe().map_or_else(|_| "townlake".to_string(), |path| path.display().to_string());
@@ -75,7 +76,7 @@ fn print_doors(connect: &ConnectArgs) {
          cursor = flightsql.connect(\"grpc://{address}\", db_kwargs={{\"username\": \"{USER}\", \"password\": \"{password}\"}}, \
          autocommit=True).cursor(); cursor.execute(\"SELECT * FROM lake.tpch.region\"); print(cursor.fetch_arrow_table())'{wants}\
          \n  JDBC    jdbc:arrow-flight-sql://{address}?useEncryption=false&user={USER}&password={password}\n\
-         \n  catalogs: lake (Iceberg, schema tpch) and crm (schema public)\n"
+         \n  catalogs: {catalogs}\n"
     );
 }
 
@@ -103,9 +104,4 @@ pub(super) async fn step<T>(name: &str, work: impl Future<Output = Result<T>>) -
         println!("✓ {name} ({:.1} s)", started.elapsed().as_secs_f64());
     }
     outcome
-}
-
-/// A fresh password for this one demo.
-pub(super) fn random_password() -> String {
-    rand::rng().sample_iter(Alphanumeric).take(16).map(char::from).collect()
 }

@@ -1,20 +1,39 @@
-//! The four questions of the demo.
+//! The questions of the demo.
+
+mod federation;
 
 use std::time::Instant;
 
 use arrow::util::pretty::pretty_format_batches;
+use futures::TryStreamExt;
 use townlake_common::{Error, Result};
 
+use super::sources::Sources;
 use crate::args::ConnectArgs;
 use crate::connection::Connection;
 
-/// Where `crm` lies: it changes what is told, not what is asked.
-#[derive(Debug, Clone, Copy)]
-pub enum Place {
-    /// Postgres.
+/// Where the data lies.
+#[derive(Clone, Copy)]
+pub enum Place<'a> {
+    /// In Iceberg, and in Postgres.
     Cluster,
-    /// A second Iceberg catalog.
+    /// In Iceberg, and in a second Iceberg catalog.
     Embedded,
+    /// In Iceberg and four sources: other questions.
+    Federation(&'a Sources),
+}
+
+impl Place<'_> {
+    /// The catalogs, to be told.
+    pub fn catalogs(self) -> &'static str {
+        match self {
+            Place::Cluster | Place::Embedded => "lake (Iceberg, schema tpch) and crm (schema public)",
+            Place::Federation(_) => {
+                "lake (Iceberg), crm (Postgres, schema public), stock (ClickHouse), bus (Kafka), partners (BigQuery's stand-in); \
+                 but for crm the schema is tpch"
+            }
+        }
+    }
 }
 
 const FEDERATED: &str = "\
@@ -33,10 +52,11 @@ SELECT l_returnflag, l_linestatus, count(*) AS items, sum(l_quantity) AS quantit
 FROM lake.tpch.lineitem WHERE l_shipdate <= DATE '1998-09-02'
 GROUP BY l_returnflag, l_linestatus ORDER BY 1, 2";
 
-/// Asks the four questions and prints what comes back.
-pub async fn run(connect: &ConnectArgs, place: Place) -> Result<()> {
+/// Asks the questions and prints what comes back.
+pub async fn run(connect: &ConnectArgs, place: Place<'_>) -> Result<()> {
     let connection = Connection::open(connect).await?;
     let second = match place {
+        Place::Federation(sources) => return federation::run(&connection, sources).await,
         Place::Cluster => "customers and nations from Postgres",
         Place::Embedded => "customers and nations from a second Iceberg catalog",
     };
@@ -54,13 +74,16 @@ pub async fn run(connect: &ConnectArgs, place: Place) -> Result<()> {
          SELECT 'before', count(*) FROM lake.tpch.region FOR TIMESTAMP AS OF TIMESTAMP '{before}'\n\
          ORDER BY regions"
     );
-    ask(&connection, 4, "time travel: a sixth region was just inserted", &travel).await
+    ask(&connection, 4, "time travel: a sixth region was just inserted", &travel).await?;
+    Ok(())
 }
 
-async fn ask(connection: &Connection, number: usize, title: &str, sql: &str) -> Result<()> {
+/// Asks one question and prints the answer; the query's id.
+async fn ask(connection: &Connection, number: usize, title: &str, sql: &str) -> Result<Option<String>> {
     println!("\n── {number}. {title} ──\n{sql}\n");
     let started = Instant::now();
-    let (_, batches) = connection.collect(sql).await?;
+    let query = connection.query(sql).await?;
+    let batches: Vec<_> = connection.rows(&query).await?.batches.try_collect().await?;
     let elapsed = started.elapsed();
     if sql.starts_with("EXPLAIN") {
         print_plan(&batches);
@@ -69,7 +92,7 @@ async fn ask(connection: &Connection, number: usize, title: &str, sql: &str) -> 
         println!("{}", table.map_err(|e| Error::internal("the result cannot be shown").with_source(e))?);
     }
     println!("({:.3} s)", elapsed.as_secs_f64());
-    Ok(())
+    Ok(query.id)
 }
 
 /// A plan is text of many lines in few cells: shown as it is, not inside a frame.

@@ -1,12 +1,12 @@
 //! One coordinator and some executors as processes, over an etcd.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use townlake_common::{Error, ErrorCode, Result};
+use townlake_common::Result;
 
-use super::process::{Process, command, free_port, port_or_free};
+use super::process::{Process, command, free_port, port_or_free, write_private};
 use crate::args::ConnectArgs;
 
 /// What the cluster is to look like.
@@ -146,15 +146,4 @@ fn start_node(spec: &ClusterSpec, role: &str, name: &str, config: &str) -> Resul
     let mut process = command(&spec.binary, Signal::SIGTERM);
     process.args([role, "--config"]).arg(&path);
     Process::start(name, process, &spec.folder)
-}
-
-/// A file that only its owner can read: it holds the passwords of the sources.
-fn write_private(path: &Path, text: &str) -> Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let failed =
-        |e: std::io::Error| Error::new(ErrorCode::Internal, format!("{} cannot be written: {e}", path.display()));
-    let mut file =
-        std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)
 }

@@ -3,12 +3,18 @@
 //! Everything listens on loopback, keeps its files in one folder and dies with its guard; and with this process, when that
 //! is killed and no guard is left.
 
+mod bigquery;
+mod clickhouse;
 mod cluster;
 mod etcd;
+mod kafka;
 mod postgres;
 mod process;
 
+pub use bigquery::{BigQueryEmulator, PROJECT as BIGQUERY_PROJECT};
+pub use clickhouse::ClickHouse;
 pub use cluster::{Cluster, ClusterSpec};
 pub use etcd::Etcd;
+pub use kafka::Kafka;
 pub use postgres::Postgres;
-pub use process::{Process, free_port, hurry, port_or_free};
+pub use process::{Process, cache_folder, free_port, hurry, port_or_free, random_password};

@@ -8,12 +8,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, User};
-use rand::Rng;
-use rand::distr::Alphanumeric;
 use tempfile::TempDir;
 use townlake_common::{Error, ErrorCode, Result};
 
-use super::process::{Process, command, free_port};
+use super::process::{Process, command, free_port, random_password};
 
 /// A running Postgres server.
 pub struct Postgres {
@@ -144,8 +142,4 @@ fn server_command(program: &Path, owner: Option<&User>, folder: &Path) -> Comman
         command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());
     }
     command
-}
-
-fn random_password() -> String {
-    rand::rng().sample_iter(Alphanumeric).take(24).map(char::from).collect()
 }

@@ -1,8 +1,9 @@
 //! One child process: its log file, its end.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rand::Rng;
+use rand::distr::Alphanumeric;
 use townlake_common::{Error, ErrorCode, Result};
 
 /// Whether nobody is asked to stop any more, see [`hurry`].
@@ -219,6 +222,23 @@ pub fn free_port() -> Result<u16> {
     let taken = |e: std::io::Error| Error::new(ErrorCode::Internal, "no free port").with_source(e);
     let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(taken)?;
     Ok(listener.local_addr().map_err(taken)?.port())
+}
+
+/// A fresh password.
+pub fn random_password() -> String {
+    rand::rng().sample_iter(Alphanumeric).take(24).map(char::from).collect()
+}
+
+/// A file that only its owner can read: it holds passwords.
+pub fn write_private(path: &Path, text: &str) -> Result<()> {
+    let failed = |e: io::Error| Error::new(ErrorCode::Internal, format!("{} cannot be written: {e}", path.display()));
+    let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(path).map_err(failed)?;
+    file.write_all(text.as_bytes()).map_err(failed)
+}
+
+/// Where `scripts/setup.sh` keeps what it fetches.
+pub fn cache_folder() -> PathBuf {
+    PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/townlake")
 }
 
 /// The port `wanted` where it is free, else another.
