@@ -4,6 +4,7 @@
 mod failures;
 mod federated;
 mod filters;
+mod keys;
 mod mock_google;
 mod mock_streams;
 mod mock_tokens;

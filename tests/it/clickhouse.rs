@@ -5,8 +5,10 @@ mod discovery;
 mod failures;
 mod federated;
 mod filters;
+mod operations;
 mod pass_through;
 mod random_filters;
+mod random_queries;
 mod scans;
 mod values;
 

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::JoinHandle;
 use townlake_cli::args::LoadMode;
 use townlake_cli::connection::Connection;
+use townlake_cli::demo::Sources;
 use townlake_cli::load;
 use townlake_cli::local::{Cluster, ClusterSpec, Etcd, Postgres, Process};
 use townlake_cli::tpch::Table;
@@ -39,11 +40,23 @@ pub struct BedSpec {
     pub scale: f64,
     /// Whether there is a Postgres, as catalog `crm`.
     pub postgres: bool,
+    /// Whether there are the four sources of the demo of five systems, a Postgres among them.
+    pub federation: bool,
+    /// Further lines of every node's configuration.
+    pub toml: &'static str,
 }
 
 impl Default for BedSpec {
     fn default() -> Self {
-        Self { executors: 3, memory: "1GB", executor_wait: "2s", scale: 0.05, postgres: false }
+        Self {
+            executors: 3,
+            memory: "1GB",
+            executor_wait: "2s",
+            scale: 0.05,
+            postgres: false,
+            federation: false,
+            toml: "",
+        }
     }
 }
 
@@ -57,6 +70,8 @@ pub struct TestBed {
     pub etcd: Etcd,
     /// The source behind the catalog `crm`.
     pub postgres: Option<Postgres>,
+    /// The sources of five systems.
+    pub sources: Option<Sources>,
     folder: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
@@ -101,6 +116,7 @@ impl TestBed {
         let missing = match () {
             () if !Etcd::is_installed() => "etcd",
             () if spec.postgres && !Postgres::is_installed() => "Postgres",
+            () if spec.federation => Sources::missing().unwrap_or_default(),
             () => "",
         };
         if !missing.is_empty() {
@@ -112,7 +128,12 @@ impl TestBed {
         let turn = TURN.lock().await;
         let folder = tempfile::Builder::new().prefix("townlake-bed-").tempdir().expect("a temporary folder");
         let postgres = if spec.postgres { Some(Postgres::start(&[]).await.expect("start Postgres")) } else { None };
+        let sources =
+            if spec.federation { Some(Sources::start(folder.path()).await.expect("start the sources")) } else { None };
         let etcd = Etcd::start(folder.path()).await.expect("start etcd");
+        let mut sections = sections(folder.path(), &spec, postgres.as_ref());
+        sections.extend(sources.as_ref().map(|sources| sources.sections(USER)));
+        sections.push_str(spec.toml);
         let cluster = Cluster::start(ClusterSpec {
             binary: binary(),
             folder: folder.path().to_path_buf(),
@@ -120,13 +141,13 @@ impl TestBed {
             executors: spec.executors,
             slots: 1,
             memory: spec.memory.to_string(),
-            sections: sections(folder.path(), &spec, postgres.as_ref()),
+            sections,
             user: (USER.to_string(), PASSWORD.to_string()),
             standard_ports: false,
         });
         let cluster = cluster.await.expect("start the cluster");
         let connection = Connection::open(&cluster.connect_args()).await.expect("connect");
-        let bed = Self { connection, cluster, etcd, postgres, folder, _turn: turn };
+        let bed = Self { connection, cluster, etcd, postgres, sources, folder, _turn: turn };
         if spec.scale > 0.0 {
             bed.load(spec.scale).await;
         }
@@ -284,7 +305,8 @@ impl TestBed {
         self.cluster.coordinator.stop();
         self.cluster.executors.iter_mut().for_each(Process::stop);
         let mut secrets = vec![PASSWORD.to_string()];
-        secrets.extend(self.postgres.as_ref().map(|postgres| postgres.password().to_string()));
+        secrets.extend(self.postgres.iter().map(|postgres| postgres.password().to_string()));
+        secrets.extend(self.sources.iter().flat_map(Sources::passwords));
         let mut faults = String::new();
         for process in self.cluster.executors.iter().chain([&self.cluster.coordinator]) {
             let log = std::fs::read_to_string(process.log()).expect("read a log");

@@ -16,6 +16,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::json;
 
 use super::{Bq, collect, query, typed};
+use crate::sources::seed;
 
 const SLICE: usize = 150;
 const SOAK: usize = 5000;
@@ -100,12 +101,6 @@ const KINDS: &[Kind] = &[
         false,
     ),
 ];
-
-fn seed() -> u64 {
-    let given = std::env::var("TOWNLAKE_SEED").ok().map(|seed| seed.parse().expect("TOWNLAKE_SEED is a number"));
-    let of_the_moment = || if std::env::var_os("TOWNLAKE_SOAK").is_some() { rand::random() } else { 20_261_127 };
-    given.unwrap_or_else(of_the_moment)
-}
 
 /// A table with two columns of each kind, `<kind>_a` and `<kind>_b`, of which the first is NULL in a fifth of the rows.
 fn table(rng: &mut StdRng) -> [serde_json::Value; 2] {

@@ -17,20 +17,21 @@ use rand::{Rng, SeedableRng};
 use townlake_tests::clickhouse::Engine;
 
 use super::{Ch, collect, query, typed};
+use crate::sources::seed;
 
 const SLICE: usize = 150;
 const SOAK: usize = 5000;
 const ROWS: usize = 400;
 /// Deepest nesting of AND, OR, NOT and IS.
-const DEPTH: usize = 3;
+pub(super) const DEPTH: usize = 3;
 
 /// A type of the allow-list: its ClickHouse type, its Arrow type in `arrow_cast`, its edge values (without quotes).
-struct Kind {
-    name: &'static str,
+pub(super) struct Kind {
+    pub(super) name: &'static str,
     sql: &'static str,
     arrow: &'static str,
     values: &'static [&'static str],
-    is_ordered: bool,
+    pub(super) is_ordered: bool,
 }
 
 const TEXTS: &[&str] =
@@ -48,7 +49,7 @@ const fn kind(
 }
 
 /// In both engines.
-const KINDS: &[Kind] = &[
+pub(super) const KINDS: &[Kind] = &[
     kind("i1", "Int8", "Int8", &["-128", "-1", "0", "1", "127"], true),
     kind("i4", "Int32", "Int32", &["-2147483648", "-1", "0", "1", "8", "2147483647"], true),
     kind(
@@ -101,7 +102,7 @@ const KINDS: &[Kind] = &[
 ];
 
 /// In the modern engine besides.
-const MODERN: &[Kind] = &[
+pub(super) const MODERN: &[Kind] = &[
     kind("b", "Bool", "Boolean", &["true", "false"], true),
     kind("y", "Date32", "Date32", &["1900-01-01", "1969-12-31", "1970-01-01", "2024-02-29", "2299-12-31"], true),
     kind(
@@ -135,14 +136,8 @@ const MODERN: &[Kind] = &[
     kind("l", "LowCardinality(String)", "Utf8", TEXTS, false),
 ];
 
-fn seed() -> u64 {
-    let given = std::env::var("TOWNLAKE_SEED").ok().map(|seed| seed.parse().expect("TOWNLAKE_SEED is a number"));
-    let of_the_moment = || if std::env::var_os("TOWNLAKE_SOAK").is_some() { rand::random() } else { 20_261_127 };
-    given.unwrap_or_else(of_the_moment)
-}
-
 /// A table with two columns of each kind, `<kind>_a` that may be NULL and is so in a fifth of the rows, and `<kind>_b`.
-fn table(rng: &mut StdRng, kinds: &[&Kind]) -> [String; 2] {
+pub(super) fn table(rng: &mut StdRng, kinds: &[&Kind]) -> [String; 2] {
     let nullable = |kind: &Kind| match kind.name {
         "l" => "LowCardinality(Nullable(String))".to_string(),
         _ => format!("Nullable({})", kind.sql),
@@ -187,7 +182,7 @@ fn operand(rng: &mut StdRng, kind: &Kind) -> String {
     }
 }
 
-fn condition(rng: &mut StdRng, kinds: &[&Kind], depth: usize) -> String {
+pub(super) fn condition(rng: &mut StdRng, kinds: &[&Kind], depth: usize) -> String {
     if depth == 0 || rng.random_bool(0.35) {
         return atom(rng, kinds);
     }

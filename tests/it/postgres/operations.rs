@@ -1,18 +1,11 @@
 //! What the server groups, orders and joins: the shapes in which other engines gave wrong rows, each beside the same query of which
 //! nothing is pushed.
 
-use std::sync::Arc;
-
-use datafusion::arrow::util::pretty::pretty_format_batches;
-use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, TaskContext};
-use datafusion::physical_plan::{ExecutionPlan, displayable};
-use datafusion::prelude::{SessionConfig, SessionContext};
 use townlake_common::ErrorCode;
-use townlake_connectors::NothingPushed;
-use townlake_connectors::dynamic_filters::{RunPlan, with_dynamic_filters};
-use townlake_engine::session::physical_rules;
 
-use super::{Crm, collect, query, typed};
+use super::{Crm, collect, query};
+use crate::pushed::Both;
+use crate::sources::pushing;
 
 const TABLES: &[&str] = &["accounts", "moves", "words", "empty"];
 const DATA: &str = "
@@ -27,75 +20,15 @@ const DATA: &str = "
     CREATE TABLE empty (id int4, v numeric(9, 2));
     ANALYZE";
 
-struct Both {
-    crm: Crm,
-}
-
-impl Both {
-    async fn new(test: &str) -> Option<Self> {
-        Some(Self { crm: Crm::new(test, DATA).await? })
-    }
-
-    async fn session(&self, pushed: bool) -> SessionContext {
-        let query = query();
-        let config = SessionConfig::new()
-            .with_target_partitions(3)
-            .with_extension(Arc::clone(&query))
-            .with_extension(Arc::clone(&self.crm.connections));
-        let state = SessionStateBuilder::new_with_default_features().with_config(config);
-        let session =
-            SessionContext::new_with_state(state.with_physical_optimizer_rules(physical_rules(pushed)).build());
-        for name in TABLES {
-            let table = self.crm.table(&query, name).await;
-            session
-                .register_table(*name, if pushed { table } else { Arc::new(NothingPushed(table)) })
-                .expect("register");
-        }
-        session
-    }
-
-    /// The plan's text, once the rows are those of the query of which nothing is pushed. (In the order of their text.)
-    async fn plan(&self, sql: &str) -> String {
-        let (with, without) = (self.session(true).await, self.session(false).await);
-        let plan = with.sql(sql).await.expect("parse").create_physical_plan().await;
-        let plan = plan.unwrap_or_else(|error| panic!("{sql}: {error}"));
-        let text = displayable(plan.as_ref()).indent(false).to_string();
-        let here = collect(&without, sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-        let there = datafusion::physical_plan::collect(plan, with.task_ctx()).await;
-        let there = there.unwrap_or_else(|error| panic!("{sql}\n{text}\n{:?}", typed(error)));
-        let sorted = |batches| {
-            let shown = pretty_format_batches(batches).unwrap().to_string();
-            let mut lines: Vec<_> = shown.lines().skip(3).map(str::to_string).collect();
-            lines.sort();
-            lines
-        };
-        let (here, there) = (sorted(&here), sorted(&there));
-        assert!(here.len() > 1, "{sql} gives no row");
-        assert_eq!(there, here, "{sql}\n{text}");
-        text
-    }
-
-    /// As [`Both::plan`]; the server is asked for all of these.
-    async fn asked(&self, sql: &str, parts: &[&str]) {
-        let text = self.plan(sql).await;
-        for part in parts {
-            assert!(text.contains(part), "{sql}\nis not asked for {part}:\n{text}");
-        }
-    }
-
-    /// As [`Both::plan`]; the server is asked for none of these.
-    async fn not_asked(&self, sql: &str, parts: &[&str]) {
-        let text = self.plan(sql).await;
-        let asked: Vec<_> = text.lines().filter(|line| line.contains("remote_sql")).collect();
-        for part in parts {
-            assert!(!asked.iter().any(|line| line.contains(part)), "{sql}\nis asked for {part}:\n{text}");
-        }
-    }
+async fn both(test: &str) -> Option<(Crm, Both)> {
+    let crm = Crm::new(test, DATA).await?;
+    let both = Both::new(crm.source(), &crm.connections, "public", TABLES);
+    Some((crm, both))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_are_made_by_the_server() {
-    let Some(both) = Both::new("groups").await else { return };
+    let Some((_crm, both)) = both("groups").await else { return };
     both.asked("SELECT region, count(*), sum(id), avg(rate) FROM accounts GROUP BY region", &["GROUP BY 1", "nullif"])
         .await;
     both.asked("SELECT DISTINCT region FROM accounts WHERE id < 1000", &["GROUP BY 1", "WHERE"]).await;
@@ -113,7 +46,7 @@ async fn groups_are_made_by_the_server() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_differ_is_grouped_here() {
-    let Some(both) = Both::new("groups_here").await else { return };
+    let Some((_crm, both)) = both("groups_here").await else { return };
     let group = &["GROUP BY", "sum(", "max("];
     both.not_asked("SELECT region, max(word) FROM accounts JOIN words USING (id) GROUP BY region", group).await;
     both.not_asked("SELECT sum(rate + 1) FROM accounts", group).await;
@@ -127,7 +60,7 @@ async fn what_may_differ_is_grouped_here() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_rows_come_from_the_server() {
-    let Some(both) = Both::new("first_rows").await else { return };
+    let Some((_crm, both)) = both("first_rows").await else { return };
     both.asked(
         "SELECT id, big FROM accounts ORDER BY big DESC NULLS LAST, id LIMIT 7",
         &["DESC NULLS LAST", "LIMIT 7"],
@@ -143,7 +76,7 @@ async fn the_first_rows_come_from_the_server() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limit_stays_where_it_is() {
-    let Some(both) = Both::new("limits").await else { return };
+    let Some((_crm, both)) = both("limits").await else { return };
     // Below a join, a filter, an aggregate, another order, a DISTINCT.
     let first = "(SELECT * FROM accounts ORDER BY id DESC LIMIT 50) AS t";
     both.not_asked(
@@ -171,7 +104,7 @@ async fn a_limit_stays_where_it_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tables_of_one_catalog_are_joined_by_the_server() {
-    let Some(both) = Both::new("joins").await else { return };
+    let Some((_crm, both)) = both("joins").await else { return };
     let join = "moves AS m JOIN accounts AS a ON a.id = m.account";
     both.asked(&format!("SELECT a.region, m.amount FROM {join} WHERE a.region = 'r2'"), &[" JOIN ", "WHERE"]).await;
     both.asked(
@@ -205,59 +138,23 @@ async fn a_value_that_cannot_be_represented_is_an_error_also_in_a_sum() {
     };
     for sql in ["SELECT sum(v) FROM t", "SELECT max(v) FROM t", "SELECT v FROM t"] {
         let query = query();
-        let config =
-            SessionConfig::new().with_extension(Arc::clone(&query)).with_extension(Arc::clone(&crm.connections));
-        let state = SessionStateBuilder::new_with_default_features().with_config(config);
-        let session = SessionContext::new_with_state(state.with_physical_optimizer_rules(physical_rules(true)).build());
+        let session = pushing(&query, &crm.connections, true);
         session.register_table("t", crm.table(&query, "t").await).unwrap();
         let error = collect(&session, sql).await.unwrap_err();
         assert_eq!(error.code(), ErrorCode::FormatNotSupported, "{sql}: {error}");
     }
 }
 
-struct InTask(Arc<TaskContext>);
-
-#[async_trait::async_trait]
-impl RunPlan for InTask {
-    async fn run(&self, plan: Arc<dyn ExecutionPlan>) -> townlake_common::Result<SendableRecordBatchStream> {
-        Ok(datafusion::physical_plan::execute_stream(plan, Arc::clone(&self.0)).unwrap())
-    }
-}
-
-/// A query of a table in memory with the dynamic filters that the coordinator would make, and its plan.
-async fn with_keys(both: &Both, keys: &str, sql: &str) -> (String, Vec<String>) {
-    let session = both.session(true).await;
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("keys.parquet");
-    let write = format!("COPY ({keys}) TO '{}'", file.display());
-    collect(&session, &write).await.unwrap();
-    session.register_parquet("keys", file.display().to_string(), Default::default()).await.unwrap();
-    let plan = session.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
-    let (plan, _) = with_dynamic_filters(plan, &InTask(session.task_ctx())).await;
-    let text = displayable(plan.as_ref()).indent(false).to_string();
-    let rows = datafusion::physical_plan::collect(plan, session.task_ctx()).await.unwrap();
-    let shown = pretty_format_batches(&rows).unwrap().to_string();
-    let mut lines: Vec<_> = shown.lines().skip(3).map(str::to_string).collect();
-    lines.sort();
-    let without = both.session(false).await;
-    without.register_parquet("keys", file.display().to_string(), Default::default()).await.unwrap();
-    let here = pretty_format_batches(&collect(&without, sql).await.unwrap()).unwrap().to_string();
-    let mut expected: Vec<_> = here.lines().skip(3).map(str::to_string).collect();
-    expected.sort();
-    assert_eq!(lines, expected, "{sql}\n{text}");
-    (text, lines)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_a_small_side_go_into_the_scan() {
     let more = "INSERT INTO moves SELECT i % 1000, i, now() FROM generate_series(1, 20000) i; ANALYZE moves";
-    let Some(both) = Both::new("dynamic").await else { return };
-    both.crm.admin.batch_execute(more).await.unwrap();
+    let Some((crm, both)) = both("dynamic").await else { return };
+    crm.admin.batch_execute(more).await.unwrap();
     let few = "SELECT * FROM (VALUES (CAST(7 AS INT), 'a'), (11, 'b'), (NULL, 'c'), (5000, 'd')) AS k(id, name)";
     let join =
         |kind: &str| format!("SELECT k.name, m.amount FROM keys AS k {kind} JOIN moves AS m ON k.id = m.account");
     for (kind, is_filtered) in [("INNER", true), ("LEFT", true), ("RIGHT", false), ("FULL", false)] {
-        let (text, _) = with_keys(&both, few, &join(kind)).await;
+        let text = both.with_keys(few, &join(kind)).await;
         assert_eq!(text.contains("IN ('7'::int4, '11'::int4, '5000'::int4)"), is_filtered, "{kind}\n{text}");
     }
     for (sql, is_filtered) in [
@@ -278,20 +175,20 @@ async fn keys_of_a_small_side_go_into_the_scan() {
             false,
         ),
     ] {
-        let (text, _) = with_keys(&both, few, sql).await;
+        let text = both.with_keys(few, sql).await;
         assert_eq!(text.contains(" IN ('7'::int4"), is_filtered, "{sql}\n{text}");
     }
     // No key at all, and too many for a list.
-    let (text, _) = with_keys(&both, &format!("{few} WHERE id > 6000"), &join("INNER")).await;
+    let text = both.with_keys(&format!("{few} WHERE id > 6000"), &join("INNER")).await;
     assert!(text.contains("WHERE FALSE"), "{text}");
     let many = "SELECT CAST(v AS INT) AS id, 'x' AS name FROM generate_series(100, 1300) AS g(v)";
-    let (text, _) = with_keys(&both, many, &join("INNER")).await;
+    let text = both.with_keys(many, &join("INNER")).await;
     assert!(text.contains("= ANY ('{100,101,102,") && text.contains(",1300}'::int4[])"), "{text}");
-    let (text, _) = with_keys(&both, &many.replace("1300", "60200"), &join("INNER")).await;
+    let text = both.with_keys(&many.replace("1300", "60200"), &join("INNER")).await;
     assert!(text.contains("BETWEEN '100'::int4 AND '60200'::int4"), "{text}");
     // Decimals are a list of constants, as long as it is short enough.
     let decimals = "SELECT CAST(v AS DECIMAL(12, 3)) AS amount FROM generate_series(1, 30000) AS g(v)";
     let sql = "SELECT m.account FROM keys AS k JOIN moves AS m ON k.amount = m.amount";
-    let (text, _) = with_keys(&both, decimals, sql).await;
+    let text = both.with_keys(decimals, sql).await;
     assert!(text.contains("BETWEEN '1.000'::numeric AND '30000.000'::numeric"), "{text}");
 }

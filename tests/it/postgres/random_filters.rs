@@ -16,6 +16,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::{Crm, collect, query, typed};
+use crate::sources::seed;
 
 const SLICE: usize = 150;
 const SOAK: usize = 5000;
@@ -98,12 +99,6 @@ pub(super) const KINDS: &[Kind] = &[
     },
     Kind { name: "m", sql: "mood", values: &["sad", "ok", "A"], is_ordered: false },
 ];
-
-pub(super) fn seed() -> u64 {
-    let given = std::env::var("TOWNLAKE_SEED").ok().map(|seed| seed.parse().expect("TOWNLAKE_SEED is a number"));
-    let of_the_moment = || if std::env::var_os("TOWNLAKE_SOAK").is_some() { rand::random() } else { 20_261_125 };
-    given.unwrap_or_else(of_the_moment)
-}
 
 /// A table with two columns of each kind, `<kind>_a` and `<kind>_b`, a fifth of the values NULL.
 pub(super) fn table(rng: &mut StdRng) -> String {

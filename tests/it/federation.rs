@@ -1,0 +1,5 @@
+//! Queries across five systems through the door: Postgres, ClickHouse, Kafka, BigQuery's stand-in and Iceberg.
+
+mod data;
+mod random_queries;
+mod statements;
