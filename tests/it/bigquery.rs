@@ -8,6 +8,7 @@ mod keys;
 mod mock_google;
 mod mock_streams;
 mod mock_tokens;
+mod pass_through;
 mod random_filters;
 mod recorded;
 mod scans;

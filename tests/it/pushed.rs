@@ -48,7 +48,9 @@ impl Both {
         let (with, without) = (self.session(true).await, self.session(false).await);
         let plan = with.sql(sql).await.expect("parse").create_physical_plan().await;
         let plan = plan.unwrap_or_else(|error| panic!("{sql}: {error}"));
-        compared(sql, plan, &with, &without).await
+        let (text, rows) = compared(sql, plan, &with, &without).await;
+        assert!(rows > 0, "{sql} gives no row");
+        text
     }
 
     /// As [`Both::plan`]; the server is asked for all of these.
@@ -80,19 +82,25 @@ impl Both {
         }
         let plan = with.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
         let (plan, _) = with_dynamic_filters(plan, &InTask(with.task_ctx())).await;
-        compared(sql, plan, &with, &without).await
+        compared(sql, plan, &with, &without).await.0
     }
 }
 
-async fn compared(sql: &str, plan: Arc<dyn ExecutionPlan>, with: &SessionContext, without: &SessionContext) -> String {
+/// The plan's text, and how many lines its rows have, once they are those without pushdown.
+
+async fn compared(
+    sql: &str,
+    plan: Arc<dyn ExecutionPlan>,
+    with: &SessionContext,
+    without: &SessionContext,
+) -> (String, usize) {
     let text = displayable(plan.as_ref()).indent(false).to_string();
     let here = collect(without, sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     let there = datafusion::physical_plan::collect(plan, with.task_ctx()).await;
     let there = there.unwrap_or_else(|error| panic!("{sql}\n{text}\n{:?}", typed(error)));
     let (here, there) = (sorted(&here), sorted(&there));
-    assert!(here.len() > 1, "{sql} gives no row");
     assert_eq!(there, here, "{sql}\n{text}");
-    text
+    (text, here.len().saturating_sub(1))
 }
 
 /// The lines of the table, but for its head.

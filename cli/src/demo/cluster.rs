@@ -49,7 +49,7 @@ impl Behind {
         if federation {
             return Ok(Self::Federation(Box::new(Sources::start(folder).await?)));
         }
-        Ok(Self::Postgres(step("a private Postgres", Postgres::start(&[])).await?))
+        Ok(Self::Postgres(step("a private Postgres", start_postgres()).await?))
     }
 
     async fn load(&self, scale: f64) -> Result<()> {
@@ -128,10 +128,16 @@ CREATE TABLE customer (c_custkey bigint PRIMARY KEY, c_name varchar(25) NOT NULL
     c_nationkey bigint NOT NULL REFERENCES nation, c_phone char(15) NOT NULL, c_acctbal numeric(15,2) NOT NULL,
     c_mktsegment varchar(10) NOT NULL, c_comment varchar(117) NOT NULL);";
 
-/// `nation` and `customer` in a database `crm`, by COPY.
-pub async fn load_postgres(postgres: &Postgres, scale: f64) -> Result<()> {
+/// A Postgres with an empty database `crm`.
+pub async fn start_postgres() -> Result<Postgres> {
+    let postgres = Postgres::start(&[]).await?;
     let admin = postgres.connect("postgres").await?;
     admin.batch_execute("CREATE DATABASE crm").await.map_err(failed)?;
+    Ok(postgres)
+}
+
+/// `nation` and `customer` in the database `crm`, by COPY.
+pub async fn load_postgres(postgres: &Postgres, scale: f64) -> Result<()> {
     let client = postgres.connect("crm").await?;
     client.batch_execute(TABLES).await.map_err(failed)?;
     copy(&client, "nation", NationGenerator::new(scale, 1, 1).iter()).await?;

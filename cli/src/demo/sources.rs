@@ -99,7 +99,7 @@ impl Sources {
     /// Starts all four, without data.
     pub async fn start(folder: &Path) -> Result<Self> {
         Ok(Self {
-            postgres: step("a private Postgres", Postgres::start(&[])).await?,
+            postgres: step("a private Postgres", cluster::start_postgres()).await?,
             clickhouse: step("a private ClickHouse", ClickHouse::start(folder)).await?,
             kafka: step("a private Kafka", Kafka::start(folder)).await?,
             bigquery: step("an emulator of BigQuery", BigQueryEmulator::start(folder)).await?,

@@ -49,6 +49,9 @@ pub struct BigQueryCatalog {
     /// A scan is cut into at most this many splits; 0 is twice the slots of the cluster.
     #[serde(default)]
     pub max_splits: usize,
+    /// Whether readers may send it queries of its own SQL, with `TABLE(<catalog>.system.query('…'))`.
+    #[serde(default)]
+    pub pass_through: bool,
     /// Users and groups who may read.
     #[serde(default)]
     pub readers: Vec<String>,

@@ -1,4 +1,5 @@
-//! Access tokens: of a service account's key, of the machine's metadata server (workload identity), or none for an emulator.
+//! Access tokens: of a service account's key, of the machine's metadata server (workload identity), of a workload elsewhere
+//! ([`super::external_account`]), or none for an emulator.
 //!
 //! One signature and one POST: our own, because the crate that does it (`gcp_auth`) tells a refusal from an outage nowhere, logs what the
 //! token endpoint answers, and has no time-outs.
@@ -19,9 +20,10 @@ use townlake_common::{Error, ErrorCode, Result, Secret};
 use url::Url;
 
 use super::error::Server;
+use super::external_account::{ExternalAccount, trusted};
 
 /// What tokens are asked for.
-const SCOPE: &str = "https://www.googleapis.com/auth/bigquery";
+pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/bigquery";
 /// The metadata server; `GCE_METADATA_HOST` names another.
 const METADATA_HOST: &str = "metadata.google.internal";
 /// How long a token may take.
@@ -45,6 +47,7 @@ enum From {
     Nobody,
     Metadata(String),
     Account(Account),
+    External(Box<ExternalAccount>),
 }
 
 /// A service account's key.
@@ -56,8 +59,12 @@ struct Account {
 }
 
 #[derive(Deserialize)]
-struct KeyFile {
+struct Kind {
     r#type: String,
+}
+
+#[derive(Deserialize)]
+struct KeyFile {
     client_email: String,
     #[serde(default)]
     private_key_id: String,
@@ -88,12 +95,12 @@ impl Tokens {
     ///
     /// Errors: `CONFIG_INVALID`, which names the file and nothing in it.
     pub fn of_key_file(path: &Path, server: Server, http: reqwest::Client) -> Result<Self> {
-        let account = Account::read(path).map_err(|what| {
+        let from = read(path).map_err(|what| {
             let message = format!("catalogs.{}.key_file: {} {what}", server.catalog, path.display());
             Error::new(ErrorCode::ConfigInvalid, message)
-                .with_hint("a JSON key of a service account, as Google gives it")
+                .with_hint("a JSON key of a service account, or of workload identity federation (external_account), as Google gives it")
         })?;
-        Ok(Self::new(From::Account(account), server, http))
+        Ok(Self::new(from, server, http))
     }
 
     fn new(from: From, server: Server, http: reqwest::Client) -> Self {
@@ -135,6 +142,10 @@ impl Tokens {
                 let url = format!("http://{host}/computeMetadata/v1/instance/service-accounts/default/token");
                 self.http.get(url).header("Metadata-Flavor", "Google").query(&[("scopes", SCOPE)])
             }
+            From::External(account) => {
+                let (access_token, expires_in) = account.token(&self.http, &self.server).await?;
+                return Ok(Granted { access_token, expires_in });
+            }
             From::Account(account) => {
                 let assertion = account.assertion()?;
                 let form = [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"), ("assertion", &assertion)];
@@ -144,59 +155,70 @@ impl Tokens {
         let host = match &self.from {
             From::Metadata(host) => host.clone(),
             From::Account(account) => account.token_uri.host_str().unwrap_or_default().to_string(),
-            From::Nobody => String::new(),
+            From::Nobody | From::External(_) => String::new(),
         };
         let server = Server { host, ..self.server.clone() };
-        let doing = "give an access token";
-        let mut answer = request.send().await.map_err(|error| server.unreachable(doing, error))?;
-        let status = answer.status();
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| server.unreachable(doing, error))? {
-            body.extend_from_slice(&chunk);
-            if body.len() > ANSWER_LIMIT {
-                return Err(server.corrupt("an access token of more than 64 KiB"));
-            }
-        }
-        if !status.is_success() {
-            return Err(self.refused(&server, status.as_u16(), &body));
-        }
+        let body = answer_of(request, &server).await?;
         serde_json::from_slice(&body).map_err(|_| server.corrupt("an answer without an access token"))
     }
+}
 
-    /// OAuth has errors of its own: `{"error": "invalid_grant", "error_description": …}`, of which only the first is told.
-    fn refused(&self, server: &Server, status: u16, body: &[u8]) -> Error {
-        #[derive(Deserialize)]
-        struct Refused {
-            error: String,
+/// The body of a good answer to a question for a token.
+///
+/// Errors: `SOURCE_DENIED`, `SOURCE_UNAVAILABLE` (retryable), `DATA_CORRUPT`.
+pub(crate) async fn answer_of(request: reqwest::RequestBuilder, server: &Server) -> Result<Vec<u8>> {
+    let doing = "give an access token";
+    let mut answer = request.send().await.map_err(|error| server.unreachable(doing, error))?;
+    let status = answer.status();
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|error| server.unreachable(doing, error))? {
+        body.extend_from_slice(&chunk);
+        if body.len() > ANSWER_LIMIT {
+            return Err(server.corrupt("an access token of more than 64 KiB"));
         }
-        let Server { catalog, host } = server;
-        let word = serde_json::from_slice::<Refused>(body).map(|refused| refused.error).unwrap_or_default();
-        let word: String = word.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(40).collect();
-        let message = format!("catalog {catalog}: {host} refused to give an access token (HTTP {status} {word})");
-        match status {
-            429 | 500..=599 => Error::new(ErrorCode::SourceUnavailable, message).retryable(),
-            _ => Error::new(ErrorCode::SourceDenied, message)
-                .with_hint(format!("check `key_file` in [catalogs.{catalog}], and the clock of this node")),
+    }
+    if status.is_success() { Ok(body) } else { Err(refused(server, status.as_u16(), &body)) }
+}
+
+/// OAuth has errors of its own: `{"error": "invalid_grant", "error_description": …}`, of which only the first is told.
+fn refused(server: &Server, status: u16, body: &[u8]) -> Error {
+    #[derive(Deserialize)]
+    struct Refused {
+        error: String,
+    }
+    let Server { catalog, host } = server;
+    let word = serde_json::from_slice::<Refused>(body).map(|refused| refused.error).unwrap_or_default();
+    let word: String = word.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(40).collect();
+    let message = format!("catalog {catalog}: {host} refused to give an access token (HTTP {status} {word})");
+    match status {
+        429 | 500..=599 => Error::new(ErrorCode::SourceUnavailable, message).retryable(),
+        _ => Error::new(ErrorCode::SourceDenied, message)
+            .with_hint(format!("check `key_file` in [catalogs.{catalog}], and the clock of this node")),
+    }
+}
+
+/// What a key file says, or why it is of no use, without a word of it.
+fn read(path: &Path) -> std::result::Result<From, String> {
+    let length = std::fs::metadata(path).map_err(|error| format!("cannot be read: {}", error.kind()))?.len();
+    if length > ANSWER_LIMIT as u64 {
+        return Err("is too large".to_string());
+    }
+    let text = std::fs::read(path).map_err(|error| format!("cannot be read: {}", error.kind()))?;
+    let none = |_| "is no key of a service account".to_string();
+    let Kind { r#type } = serde_json::from_slice(&text).map_err(none)?;
+    match r#type.as_str() {
+        "service_account" => Ok(From::Account(Account::of(serde_json::from_slice(&text).map_err(none)?)?)),
+        "external_account" => {
+            let written = serde_json::from_slice(&text).map_err(|_| "is no whole external_account".to_string())?;
+            Ok(From::External(Box::new(ExternalAccount::of(written)?)))
         }
+        _ => Err("is of a type other than service_account and external_account".to_string()),
     }
 }
 
 impl Account {
-    fn read(path: &Path) -> std::result::Result<Self, String> {
-        let length = std::fs::metadata(path).map_err(|error| format!("cannot be read: {}", error.kind()))?.len();
-        if length > ANSWER_LIMIT as u64 {
-            return Err("is too large".to_string());
-        }
-        let text = std::fs::read(path).map_err(|error| format!("cannot be read: {}", error.kind()))?;
-        let file: KeyFile = serde_json::from_slice(&text).map_err(|_| "is no key of a service account".to_string())?;
-        if file.r#type != "service_account" {
-            return Err("is of a type other than service_account".to_string());
-        }
-        let token_uri: Url = file.token_uri.parse().map_err(|_| "has a token_uri that is no URL".to_string())?;
-        let is_own = matches!(token_uri.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
-        if token_uri.scheme() != "https" && !(token_uri.scheme() == "http" && is_own) {
-            return Err("has a token_uri that is not https".to_string());
-        }
+    fn of(file: KeyFile) -> std::result::Result<Self, String> {
+        let token_uri = trusted("token_uri", &file.token_uri)?;
         let mut pem = file.private_key.expose().as_bytes();
         let key = rustls_pemfile::private_key(&mut pem).ok().flatten().ok_or("has no private key in PEM")?;
         let key = rustls::crypto::ring::sign::any_supported_type(&key).map_err(|_| "has a private key of no use")?;

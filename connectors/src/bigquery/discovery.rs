@@ -22,6 +22,8 @@ const MOST: usize = 200_000;
 pub(crate) struct Relation {
     pub dataset: String,
     pub table: String,
+    /// What stands in FROM in the table's place: a query that was passed through.
+    pub from: Option<String>,
     pub kind: TableKind,
     /// Whether the Storage API reads it; else a query job does.
     pub is_stored: bool,
@@ -84,8 +86,15 @@ struct TableReference {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct FoundSchema {
+pub(crate) struct FoundSchema {
     fields: Vec<FoundField>,
+}
+
+impl FoundSchema {
+    /// The columns.
+    pub fn into_columns(self) -> Vec<Column> {
+        self.fields.into_iter().map(FoundField::into_column).collect()
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -205,9 +214,10 @@ pub(crate) async fn relation(client: &Arc<Client>, dataset: &str, table: &str) -
     Ok(Some(Relation {
         dataset: dataset.to_string(),
         table: table.to_string(),
+        from: None,
         is_stored: matches!(found.r#type.as_str(), "TABLE" | "SNAPSHOT"),
         kind,
-        columns: found.schema.fields.into_iter().map(|field| field.into_column()).collect(),
+        columns: found.schema.into_columns(),
         rows: found.num_rows.and_then(|rows| rows.parse().ok()),
         bytes: found.num_bytes.and_then(|bytes| bytes.parse().ok()),
         location: shown(&found.location),

@@ -11,10 +11,12 @@ mod channel;
 mod client;
 mod discovery;
 mod error;
+mod external_account;
 mod filters;
 mod job;
 mod keys;
 mod provider;
+mod query;
 mod reader;
 mod recipe;
 mod rest_rows;
@@ -35,7 +37,7 @@ use townlake_common::{QueryContext, Result};
 use self::client::Client;
 use self::provider::BigQueryTable;
 pub(crate) use self::scan::decode;
-use crate::{Source, SourceTable, TableKeys};
+use crate::{Source, SourceTable, TableKeys, pass_through};
 
 /// The kind of this source.
 pub(crate) const KIND: &str = "bigquery";
@@ -46,6 +48,8 @@ pub(crate) struct BigQuerySource {
     client: Arc<Client>,
     /// The only dataset that is shown.
     dataset: Option<String>,
+    /// Whether queries of its own language may come.
+    pass_through: bool,
 }
 
 impl BigQuerySource {
@@ -53,7 +57,8 @@ impl BigQuerySource {
     ///
     /// Errors: `CONFIG_INVALID`.
     pub fn new(name: &str, config: &BigQueryCatalog) -> Result<Self> {
-        Ok(Self { name: name.to_string(), client: Client::new(name, config)?, dataset: config.dataset.clone() })
+        let (client, dataset) = (Client::new(name, config)?, config.dataset.clone());
+        Ok(Self { name: name.to_string(), client, dataset, pass_through: config.pass_through })
     }
 
     /// The way to its project.
@@ -107,6 +112,13 @@ impl Source for BigQuerySource {
         let table =
             |relation| Arc::new(BigQueryTable::new(Arc::clone(&self.client), relation)) as Arc<dyn TableProvider>;
         Ok(relation.map(table))
+    }
+
+    async fn query(&self, _query: &Arc<QueryContext>, sql: &str) -> Result<Arc<dyn TableProvider>> {
+        let sql = sql.trim().trim_end_matches(';');
+        pass_through::check(&self.name, self.pass_through, sql)?;
+        let relation = query::relation(&self.client, sql).await?;
+        Ok(Arc::new(BigQueryTable::new(Arc::clone(&self.client), relation)))
     }
 
     /// Declared, and never enforced by BigQuery.

@@ -83,6 +83,7 @@ impl BigQueryTable {
             project: self.client.settings.project.clone(),
             dataset: dataset.clone(),
             table: table.clone(),
+            from: self.relation.from.clone(),
             query_id: query.id.to_string(),
             principal: query.principal.name.clone(),
             selected: selected.is_empty().then(|| narrowest.name.clone()),

@@ -19,6 +19,8 @@ pub(crate) struct Recipe {
     pub project: String,
     pub dataset: String,
     pub table: String,
+    /// What stands in FROM in the table's place: a query that was passed through.
+    pub from: Option<String>,
     pub query_id: String,
     /// The name of who asks.
     pub principal: String,
@@ -85,8 +87,8 @@ impl Recipe {
     /// The statement of a query job.
     pub fn select(&self) -> String {
         let columns: Vec<_> = self.selected_fields().iter().map(|name| identifier(name)).collect();
-        let mut sql =
-            format!("SELECT {} FROM {}", columns.join(", "), relation(&self.project, &self.dataset, &self.table));
+        let from = self.from.clone().unwrap_or_else(|| relation(&self.project, &self.dataset, &self.table));
+        let mut sql = format!("SELECT {} FROM {from}", columns.join(", "));
         if let Some(predicate) = &self.predicate {
             sql.push_str(" WHERE ");
             sql.push_str(predicate);
@@ -110,6 +112,7 @@ impl Recipe {
             project: self.project.clone(),
             dataset: self.dataset.clone(),
             table: self.table.clone(),
+            from: self.from.clone().unwrap_or_default(),
             query_id: self.query_id.clone(),
             principal: self.principal.clone(),
             columns: self.columns.iter().map(Column::to_wire).collect(),
@@ -139,6 +142,7 @@ impl Recipe {
             project: scan.project,
             dataset: scan.dataset,
             table: scan.table,
+            from: Some(scan.from).filter(|sql| !sql.is_empty()),
             query_id: scan.query_id,
             principal: scan.principal,
             columns: scan.columns.into_iter().map(Column::from_wire).collect(),
@@ -176,6 +180,7 @@ pub(crate) mod tests {
             project: "p".into(),
             dataset: "d".into(),
             table: "cust`omer".into(),
+            from: None,
             query_id: "q".into(),
             principal: "ann".into(),
             columns: vec![column("id", "INTEGER", "REQUIRED"), column("s", "STRING", "")],
@@ -208,5 +213,7 @@ pub(crate) mod tests {
         (recipe.columns, recipe.predicate, recipe.limit) = (Vec::new(), None, None);
         recipe.selected = Some("id".into());
         assert_eq!(recipe.select(), "SELECT `id` FROM `p`.`d`.`cust\\`omer`");
+        recipe.from = Some("(\nSELECT 1 AS id\n)".into());
+        assert_eq!(recipe.select(), "SELECT `id` FROM (\nSELECT 1 AS id\n)");
     }
 }

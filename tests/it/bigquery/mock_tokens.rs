@@ -120,11 +120,79 @@ async fn refused_credentials_are_named_and_never_shown() {
     }
 }
 
+#[tokio::test]
+async fn a_workload_elsewhere_exchanges_its_token_and_impersonates() {
+    let (mock, folder) = (MockGoogle::start().await, tempfile::tempdir().unwrap());
+    let door = |path: &str| format!("http://127.0.0.1:{}{path}", mock.rest);
+    std::fs::write(folder.path().join("subject.json"), "{\"token\": \"hunter2-subject\"}").unwrap();
+    let path = folder.path().join("external.json");
+    let file = json!({
+        "type": "external_account", "audience": "//iam.googleapis.com/projects/1/pools/p/providers/k8s",
+        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt", "token_url": door("/sts"),
+        "service_account_impersonation_url": door("/impersonate"),
+        "credential_source": {"file": folder.path().join("subject.json"),
+            "format": {"type": "json", "subject_token_field_name": "token"}},
+    });
+    std::fs::write(&path, file.to_string()).unwrap();
+    mock.answer("POST /sts", [Answer(200, json!({"access_token": "hunter2-federated", "expires_in": 600}))]);
+    let impersonated = json!({"accessToken": TOKEN, "expireTime": "2099-01-01T00:00:00Z"});
+    mock.answer("POST /impersonate", [Answer(200, impersonated)]);
+    mock.stream("s", [vec![Step::Rows(vec![1])]]);
+    let (connections, query) = (connections(&mock.keys_with(&path)), query());
+    let session = session(&query, &connections, 2);
+    let table = connections.source("bq").unwrap().table(&query, "d", "t").await.unwrap().unwrap();
+    session.register_table("t", table).unwrap();
+    assert_eq!(collect(&session, "SELECT id FROM t").await.unwrap()[0].num_rows(), 1);
+    let state = mock.state();
+    let asked = |line: &str| state.asked.iter().find(|asked| asked.line.starts_with(line)).unwrap();
+    let form: std::collections::HashMap<String, String> =
+        reqwest::Url::parse(&format!("http://x/?{}", asked("POST /sts").body))
+            .unwrap()
+            .query_pairs()
+            .into_owned()
+            .collect();
+    assert_eq!(form["grant_type"], "urn:ietf:params:oauth:grant-type:token-exchange");
+    assert_eq!(form["subject_token"], "hunter2-subject");
+    assert!(form["audience"].ends_with("/providers/k8s"));
+    assert!(asked("POST /impersonate").head.contains("authorization: Bearer hunter2-federated"));
+    assert_eq!(state.session_heads[0].get("authorization").unwrap(), format!("Bearer {TOKEN}").as_str());
+}
+
+#[tokio::test]
+async fn a_subject_that_is_not_there_is_named_and_what_is_refused_is_not_shown() {
+    let (mock, folder) = (MockGoogle::start().await, tempfile::tempdir().unwrap());
+    let path = folder.path().join("external.json");
+    let file = |source: Value| {
+        json!({"type": "external_account", "audience": "a", "subject_token_type": "t",
+            "token_url": format!("http://127.0.0.1:{}/sts", mock.rest), "credential_source": source})
+    };
+    let subject = folder.path().join("subject");
+    std::fs::write(&subject, "hunter2-subject\n").unwrap();
+    let refused = Answer(400, json!({"error": "invalid_grant", "error_description": "hunter2-subject is wrong"}));
+    mock.answer("POST /sts", [refused]);
+    for (source, told) in [
+        (json!({"file": subject}), "invalid_grant"),
+        (json!({"file": folder.path().join("nothing")}), "cannot be read"),
+        (json!({"file": subject, "format": {"type": "json", "subject_token_field_name": "x"}}), "member x"),
+    ] {
+        std::fs::write(&path, file(source).to_string()).unwrap();
+        let connections = connections(&mock.keys_with(&path));
+        let error = connections.source("bq").unwrap().table(&query(), "d", "t").await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::SourceDenied, "{error}");
+        assert!(error.message().contains(told) && !format!("{error:?}").contains("hunter2"), "{told}: {error:?}");
+    }
+}
+
 #[test]
 fn a_key_file_of_no_use_is_refused_without_being_quoted() {
     let folder = tempfile::tempdir().unwrap();
     let key = |kind: &str, key: &str, uri: &str| {
         json!({"type": kind, "client_email": "reader@p", "private_key": key, "token_uri": uri}).to_string()
+    };
+    let external = |url: &str, source: Value| {
+        json!({"type": "external_account", "audience": "hunter2", "subject_token_type": "t", "token_url": url,
+            "credential_source": source})
+        .to_string()
     };
     let uri = "https://oauth2.googleapis.com/token";
     let cases = [
@@ -133,6 +201,10 @@ fn a_key_file_of_no_use_is_refused_without_being_quoted() {
         (key("service_account", "hunter2", uri), "no private key"),
         (key("service_account", "hunter2", "http://evil.example/token"), "not https"),
         (key("service_account", "hunter2", "hunter2"), "no URL"),
+        (external("https://sts.example/x", json!({"environment_id": "aws1"})), "AWS"),
+        (external("https://sts.example/x", json!({"executable": {"command": "hunter2"}})), "program"),
+        (external("http://evil.example/x", json!({"file": "/hunter2"})), "not https"),
+        (external("https://sts.example/x", json!({})), "neither a file nor a URL"),
         ("x".repeat(100_000), "too large"),
     ];
     for (number, (text, told)) in cases.iter().enumerate() {

@@ -64,7 +64,8 @@ async fn asked(connection: &Connection, sql: &str, told: &str) -> Vec<String> {
     let (_, batches) =
         connection.collect(&format!("EXPLAIN {sql}")).await.unwrap_or_else(|error| panic!("{told}\n{error:?}"));
     let text = datafusion::arrow::util::pretty::pretty_format_batches(&batches).expect("a plan").to_string();
-    text.lines().filter(|line| line.contains("ScanExec: table=")).map(str::to_string).collect()
+    let is_scan = |line: &&str| line.contains("ScanExec: table=") || line.contains("DataSourceExec: file_groups=");
+    text.lines().filter(is_scan).map(str::to_string).collect()
 }
 
 fn has_filter(scan: &str) -> bool {
