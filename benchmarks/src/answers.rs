@@ -117,6 +117,13 @@ fn cells_of(batch: &RecordBatch) -> Vec<Row> {
 
 fn cell(column: &dyn Array, row: usize, text: String) -> Cell {
     let is_float = column.data_type().is_floating();
+    // The same value has another scale where another system stores it.
+    let text = match column.data_type() {
+        DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale) if *scale > 0 && !column.is_null(row) => {
+            text.trim_end_matches('0').trim_end_matches('.').to_string()
+        }
+        _ => text,
+    };
     let number = match column.data_type() {
         _ if column.is_null(row) => None,
         // not by way of the text, which may be shortened
