@@ -74,23 +74,31 @@ async fn the_first_rows_come_from_the_server() {
     both.not_asked("SELECT id FROM accounts WHERE region LIKE '%3' ORDER BY id LIMIT 3", &["LIMIT"]).await;
 }
 
+/// The first rows of a table, in a query on top of them.
+const FIRST: &str = "(SELECT * FROM accounts ORDER BY id DESC LIMIT 50) AS t";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_limit_stays_where_it_is() {
-    let Some((_crm, both)) = both("limits").await else { return };
-    // Below a join, a filter, an aggregate, another order, a DISTINCT.
-    let first = "(SELECT * FROM accounts ORDER BY id DESC LIMIT 50) AS t";
-    both.not_asked(
-        &format!("SELECT t.id, m.amount FROM {first} JOIN moves AS m ON m.account = t.id - 1500"),
-        &["JOIN"],
-    )
-    .await;
-    both.not_asked(&format!("SELECT t.id, w.word FROM {first} JOIN words AS w ON w.id = t.id - 1950"), &["JOIN"]).await;
-    both.not_asked(&format!("SELECT id FROM {first} WHERE region = 'r3'"), &["r3"]).await;
-    both.not_asked(&format!("SELECT region, count(*) FROM {first} GROUP BY region"), &["GROUP BY"]).await;
-    both.plan(&format!("SELECT id FROM {first} ORDER BY rate, id LIMIT 3")).await;
-    both.plan(&format!("SELECT DISTINCT region FROM {first}")).await;
+async fn a_limit_under_a_join_stays_there() {
+    let Some((_crm, both)) = both("limit_join").await else { return };
+    let sql = format!("SELECT t.id, m.amount FROM {FIRST} JOIN moves AS m ON m.account = t.id - 1500");
+    both.not_asked(&sql, &["JOIN"]).await;
+    let sql = format!("SELECT t.id, w.word FROM {FIRST} JOIN words AS w ON w.id = t.id - 1950");
+    both.not_asked(&sql, &["JOIN"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_filter_above_a_limit_stays_above_it() {
+    let Some((_crm, both)) = both("limit_filter").await else { return };
+    both.not_asked(&format!("SELECT id FROM {FIRST} WHERE region = 'r3'"), &["r3"]).await;
+    both.not_asked(&format!("SELECT region, count(*) FROM {FIRST} GROUP BY region"), &["GROUP BY"]).await;
+    both.plan(&format!("SELECT id FROM {FIRST} ORDER BY rate, id LIMIT 3")).await;
+    both.plan(&format!("SELECT DISTINCT region FROM {FIRST}")).await;
     both.plan("SELECT count(*) FROM (SELECT DISTINCT region FROM accounts LIMIT 3) AS t").await;
-    // In a subquery that is asked for one row.
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_in_exists_and_in_a_subquery_is_its_own() {
+    let Some((_crm, both)) = both("limit_exists").await else { return };
     both.plan(
         "SELECT count(*) FROM accounts AS a WHERE EXISTS (SELECT 1 FROM moves AS m WHERE m.account = a.id LIMIT 1)",
     )
@@ -100,6 +108,33 @@ async fn a_limit_stays_where_it_is() {
     )
     .await;
     both.plan("SELECT id FROM accounts WHERE rate = (SELECT max(rate) FROM accounts WHERE region = 'r1')").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_is_not_asked_for_because_its_name_is_known_there() {
+    // Each of them is a function of Postgres as well, and means something else of some values.
+    let more = "CREATE FUNCTION nullif2(int4) RETURNS int4 LANGUAGE sql AS 'SELECT 7'";
+    let Some((crm, both)) = both("functions").await else { return };
+    crm.admin.batch_execute(more).await.unwrap();
+    for condition in [
+        "round(rate) = 1126",
+        "upper(region) = 'R3'",
+        "trim(code) = 'ab'",
+        "length(code) = 2",
+        "concat(region, NULL) = 'r3'",
+        "substr(region, 0, 2) = 'r'",
+        "date_trunc('month', day) = TIMESTAMP '2024-01-01'",
+        "id / 7 = 3",
+        "id % -7 = 3",
+        "abs(id) = 3",
+        "coalesce(big, 0) = 0",
+        "region LIKE 'r_'",
+    ] {
+        let sql = format!("SELECT count(*) AS n, min(id) AS least FROM accounts WHERE {condition}");
+        let name = condition.split(['(', ' ']).next().unwrap();
+        let calls = format!("{name}(");
+        both.not_asked(&sql, &[&calls, " LIKE ", " / ", " % "]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
