@@ -9,7 +9,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
-use townlake_cli::local::{Etcd, Postgres};
+use townlake_cli::demo::Sources;
+use townlake_cli::local::{Etcd, Postgres, cache_folder};
 use townlake_tests::bed::{binary, poll};
 
 use super::{Running, clean};
@@ -43,6 +44,11 @@ impl Stage {
     fn demo(&self, arguments: &[&str]) -> Running {
         let mut command = clean(binary(), &self.tmp());
         command.args(["demo", "--scale", "0.01"]).args(arguments);
+        // where Kafka and the emulator of BigQuery were fetched to
+        for (variable, folder) in [("TOWNLAKE_KAFKA", "kafka"), ("TOWNLAKE_VENV", "venv")] {
+            let fetched = std::env::var_os(variable).map_or_else(|| cache_folder().join(folder), Into::into);
+            command.env(variable, fetched);
+        }
         Running::start(command, self.folder.path())
     }
 
@@ -103,6 +109,35 @@ async fn the_embedded_demo_answers_four_questions_and_exits() {
     let flags = lines.iter().filter(|line| line.starts_with("A F ") || line.starts_with("N O ")).count();
     assert_eq!(flags, 2, "the aggregate: {output}");
     assert!(output.contains("Ready after ") && !output.contains("The door is open"), "{output}");
+    assert!(stage.left_files().is_empty(), "{:?}", stage.left_files());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_of_five_systems_joins_them_and_reads_the_same_again() {
+    if let Some(missing) = Sources::missing() {
+        assert!(std::env::var_os("TOWNLAKE_REQUIRE_SERVERS").is_none(), "the demo of five systems needs {missing}");
+        eprintln!("SKIPPED the_demo_of_five_systems: {missing} is not installed");
+        return;
+    }
+    let stage = Stage::new().await;
+    let mut demo = stage.demo(&["--federation", "--exit"]);
+    let status = demo.end(Duration::from_secs(240)).await;
+    let output = demo.output();
+    assert_eq!(status.code(), Some(0), "{output}");
+    for told in [
+        "KafkaScanExec: table=bus.tpch.orders",
+        "PostgresScanExec: table=crm.public.customer",
+        "ClickHouseScanExec: table=stock.tpch.part",
+        "BigQueryScanExec: table=partners.tpch.supplier",
+        "tpch/lineitem/data/",
+        "stock.tpch.part: clickhouse, unpinned",
+    ] {
+        assert!(output.contains(told), "no `{told}`: {output}");
+    }
+    let counts: Vec<_> = output.lines().skip_while(|line| !line.contains("orders_in_kafka |")).collect();
+    let counts: Vec<_> = counts.iter().filter(|line| line.starts_with("| 1500")).collect();
+    assert!(counts.len() == 3 && counts[0] == counts[2] && counts[1].starts_with("| 15001 "), "{counts:#?}\n{output}");
+    stage.until_nothing_is_left(Duration::from_secs(5)).await;
     assert!(stage.left_files().is_empty(), "{:?}", stage.left_files());
 }
 
