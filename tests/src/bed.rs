@@ -307,15 +307,24 @@ impl TestBed {
         let mut secrets = vec![PASSWORD.to_string()];
         secrets.extend(self.postgres.iter().map(|postgres| postgres.password().to_string()));
         secrets.extend(self.sources.iter().flat_map(Sources::passwords));
-        let mut faults = String::new();
         for process in self.cluster.executors.iter().chain([&self.cluster.coordinator]) {
             let log = std::fs::read_to_string(process.log()).expect("read a log");
             assert!(secrets.iter().all(|secret| !log.contains(secret)), "{} logged a password", process.name());
+        }
+        let faults = self.faults(expected);
+        assert!(faults.is_empty(), "unexpected warnings in the logs:\n{faults}");
+    }
+
+    /// The warnings and errors that the nodes have logged, but for those that hold one of `expected`.
+    pub fn faults(&self, expected: &[&str]) -> String {
+        let mut faults = String::new();
+        for process in self.cluster.executors.iter().chain([&self.cluster.coordinator]) {
+            let log = std::fs::read_to_string(process.log()).expect("read a log");
             for line in log.lines().filter(|line| is_fault(line) && !expected.iter().any(|text| line.contains(text))) {
                 let _ = writeln!(faults, "{}: {line}", process.name());
             }
         }
-        assert!(faults.is_empty(), "unexpected warnings in the logs:\n{faults}");
+        faults
     }
 }
 

@@ -45,6 +45,7 @@ async fn random_queries_give_the_same_rows_wherever_they_are_worked_on() {
         let here = lines(&here.collect().await.unwrap_or_else(|error| panic!("{told}\n{error}")));
         assert_eq!(plain, here, "without pushdown\n{told}");
         assert_eq!(there, here, "with pushdown\n{told}\n{}", plan.join("\n"));
+        assert_eq!(bed.faults(&[]), "", "{told}");
         filtered += usize::from(plan.iter().any(|scan| has_filter(scan)));
         more += usize::from(plan.iter().any(|scan| has_more(scan)));
     }
