@@ -34,7 +34,7 @@ use townlake_common::{QueryContext, Result};
 use self::client::Client;
 use self::provider::BigQueryTable;
 pub(crate) use self::scan::decode;
-use crate::{Source, SourceTable, TableKeys};
+use crate::{BreakerState, Source, SourceTable, TableKeys};
 
 /// The kind of this source.
 pub(crate) const KIND: &str = "bigquery";
@@ -106,6 +106,14 @@ impl Source for BigQuerySource {
         let table =
             |relation| Arc::new(BigQueryTable::new(Arc::clone(&self.client), relation)) as Arc<dyn TableProvider>;
         Ok(relation.map(table))
+    }
+
+    fn refresh(&self) {
+        self.client.breaker().reset();
+    }
+
+    fn breaker(&self) -> BreakerState {
+        self.client.breaker().state()
     }
 
     /// Declared, and never enforced by BigQuery.
