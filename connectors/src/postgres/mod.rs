@@ -4,6 +4,7 @@
 //! ([`provider`], [`splits`], [`filters`]). On the executors each split joins that snapshot and is read by COPY
 //! ([`scan`], [`reader`], [`copy`], [`values`]).
 
+mod cancel;
 mod copy;
 mod discovery;
 mod error;

@@ -21,6 +21,7 @@ use tokio_postgres::{CancelToken, Client, NoTls, SimpleQueryMessage};
 use townlake_common::config::PostgresCatalog;
 use townlake_common::{Error, ErrorCode, QueryContext, QueryId, Result};
 
+use super::cancel;
 use super::error::{self, Server};
 use super::sql::literal;
 use super::tls::Tls;
@@ -344,10 +345,8 @@ impl Pool {
 
     /// Asks the server to end the running statement of another connection. Best effort: the socket is closed after it.
     async fn cancel(&self, token: CancelToken) {
-        let sent = match &self.tls.connector {
-            Some(tls) if !is_local(&self.config) => timeout(FAREWELL, token.cancel_query(tls.clone())).await,
-            _ => timeout(FAREWELL, token.cancel_query(NoTls)).await,
-        };
+        let tls = self.tls.connector.clone().filter(|_| !is_local(&self.config));
+        let sent = timeout(FAREWELL, cancel::send(&self.config, tls, token)).await;
         if !matches!(sent, Ok(Ok(()))) {
             tracing::debug!(catalog = %self.server.catalog, "the server could not be asked to cancel a statement");
         }
@@ -453,7 +452,7 @@ impl Drop for Connection {
         self.runtime.spawn(async move {
             if !wire.client.is_closed() {
                 pool.cancel(wire.client.cancel_token()).await;
-                // Its end, and not only the request for it: the budget counts what runs, and pgbouncer before 1.21 ends itself when a client
+                // Its end, and not only the request for it: the budget counts what runs, and pgbouncer before 1.21 may crash when a client
                 // leaves while its cancel is under way (pgbouncer/pgbouncer#822).
                 let _ = timeout(FAREWELL, wire.client.batch_execute("ROLLBACK")).await;
             }
