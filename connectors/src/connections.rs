@@ -10,12 +10,12 @@ use parking_lot::RwLock;
 use townlake_common::config::{CatalogConfig, CatalogDefinition};
 use townlake_common::{Error, ErrorCode, Result};
 
-use crate::Source;
 use crate::bigquery::BigQuerySource;
 use crate::clickhouse::ClickHouseSource;
 use crate::files::FilesSource;
 use crate::kafka::KafkaSource;
 use crate::postgres::PostgresSource;
+use crate::{BreakerState, Source};
 
 /// Tells what is kept of a catalog that is not in the configuration, now.
 pub type FindDefinition = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Option<CatalogDefinition>>> + Send + Sync>;
@@ -117,6 +117,14 @@ impl SourceConnections {
     /// The catalog of this name that was made, as far as it is known here.
     pub fn made_named(&self, name: &str) -> Option<Made> {
         self.made.read().get(name).cloned()
+    }
+
+    /// What the breakers of all sources have seen, by catalog.
+    pub fn breakers(&self) -> Vec<BreakerState> {
+        let made: Vec<_> = self.made.read().values().map(|made| Arc::clone(&made.source)).collect();
+        let hidden = |source: &Arc<dyn Source>| self.fixed.contains_key(source.name());
+        let made = made.into_iter().filter(|source| !hidden(source));
+        self.fixed.values().cloned().chain(made).map(|source| source.breaker()).collect()
     }
 
     /// Learns of a catalog.

@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod bigquery;
+mod breaker;
 mod clickhouse;
 pub mod codec;
 mod connections;
@@ -22,6 +23,7 @@ pub mod pushdown;
 pub mod scan;
 mod spi;
 
+pub use breaker::BreakerState;
 pub use connections::{FindDefinition, Made, SourceConnections};
 pub use nothing_pushed::NothingPushed;
 pub use scan::SourceScanExec;

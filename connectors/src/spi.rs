@@ -12,6 +12,8 @@ use datafusion::logical_expr::TableType;
 use futures::stream::BoxStream;
 use townlake_common::{Error, ErrorCode, QueryContext, Result};
 
+use crate::BreakerState;
+
 /// Field metadata: the declared type, as the source writes it.
 pub const SOURCE_TYPE: &str = "townlake.source_type";
 /// Field metadata: how values differ from what the declared type suggests.
@@ -90,6 +92,13 @@ pub trait Source: Any + Send + Sync + Debug {
     fn takes_rows(&self) -> bool {
         false
     }
+
+    /// Forgets what is remembered of it here, so that the next query looks it up anew: guessed columns, idle connections, failures to
+    /// reach it. What queries hold that run stays.
+    fn refresh(&self);
+
+    /// What the breaker before its look-ups has seen.
+    fn breaker(&self) -> BreakerState;
 
     /// Primary and foreign keys of a table; empty when there is no such table.
     async fn keys(&self, query: &QueryContext, schema: &str, table: &str) -> Result<TableKeys>;

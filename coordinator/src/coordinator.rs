@@ -96,8 +96,14 @@ impl Coordinator {
         let maintenance = tokio::spawn(scheduled.run(closing.clone())).abort_handle();
         let mut doors = JoinSet::new();
         doors.spawn(flight::serve(flight_listener, Door::new(admission, service), closing.clone()));
-        let http_door =
-            HttpDoor { metrics, scheduler: Arc::clone(&scheduler), store, sessions, stopping: closing.clone() };
+        let http_door = HttpDoor {
+            metrics,
+            scheduler: Arc::clone(&scheduler),
+            store,
+            sessions,
+            sources: Arc::clone(queries.catalogs().sources()),
+            stopping: closing.clone(),
+        };
         doors.spawn(http::serve(http_listener, http_door));
 
         undo.disarm();

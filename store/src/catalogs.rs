@@ -1,5 +1,7 @@
 //! The catalogs that were made by `CREATE CATALOG`.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use townlake_common::config::CatalogDefinition;
@@ -12,6 +14,9 @@ const INSERT: &str = "INSERT INTO catalog (name, id, kind, properties, owner, cr
 const SELECT: &str = "SELECT name, id, kind, properties, owner FROM catalog ORDER BY name";
 const SELECT_ONE: &str = "SELECT name, id, kind, properties, owner FROM catalog WHERE name = $1";
 const DELETE: &str = "DELETE FROM catalog WHERE name = $1";
+const REFRESH: &str = "INSERT INTO catalog_refresh (name, id) VALUES ($1, $2) \
+     ON CONFLICT (name) DO UPDATE SET id = excluded.id";
+const REFRESHES: &str = "SELECT name, id FROM catalog_refresh";
 
 type Row = (String, String, String, String, String);
 
@@ -48,6 +53,19 @@ impl Store {
         let rows: Vec<Row> = on!(self, pool => sqlx::query_as(SELECT).fetch_all(pool).await)
             .map_err(|error| self.failed("cannot tell its catalogs", error))?;
         rows.into_iter().map(read).collect()
+    }
+
+    /// Tells all coordinators to forget what they remember of a catalog, the configuration's too; `id` is of this call alone.
+    pub async fn refresh_catalog(&self, name: &str, id: &str) -> Result<()> {
+        on!(self, pool => sqlx::query(REFRESH).bind(name).bind(id).execute(pool).await.map(drop))
+            .map_err(|error| self.failed("cannot keep that a catalog is refreshed", error))
+    }
+
+    /// The id of the last [`Store::refresh_catalog`] by catalog.
+    pub async fn catalog_refreshes(&self) -> Result<BTreeMap<String, String>> {
+        let rows: Vec<(String, String)> = on!(self, pool => sqlx::query_as(REFRESHES).fetch_all(pool).await)
+            .map_err(|error| self.failed("cannot tell which catalogs were refreshed", error))?;
+        Ok(rows.into_iter().collect())
     }
 
     /// The one of this name.
@@ -91,6 +109,11 @@ mod tests {
         assert!(store.drop_catalog("a").await.unwrap());
         assert!(!store.drop_catalog("a").await.unwrap());
         assert_eq!(store.catalog("a").await.unwrap(), None);
+        for id in ["1", "2"] {
+            store.refresh_catalog("b", id).await.unwrap();
+        }
+        let refreshes = store.catalog_refreshes().await.unwrap();
+        assert_eq!(refreshes, BTreeMap::from([("b".to_string(), "2".to_string())]));
     }
 
     #[tokio::test]

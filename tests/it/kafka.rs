@@ -4,6 +4,7 @@
 mod failures;
 mod federated;
 mod ranges;
+mod refresh;
 mod transactions;
 mod values;
 

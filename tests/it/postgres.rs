@@ -1,16 +1,20 @@
 //! The Postgres connector against a real Postgres: discovery and types, filters, splits on one snapshot, the connection
-//! budget, cancel, failures.
+//! budget, cancel, failures, pgbouncer, a hot standby.
 
 mod budget;
 mod consistency;
 mod discovery;
 mod failures;
 mod filters;
+mod odd_types;
 mod operations;
 mod pass_through;
+mod pgbouncer;
 mod random_filters;
 mod random_queries;
+mod refresh;
 mod scans;
+mod standby;
 mod values;
 
 use std::sync::Arc;

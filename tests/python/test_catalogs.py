@@ -1,12 +1,14 @@
 """Catalogs that are made by SQL: live at once, kept, the same on every node, and no secret of theirs is told."""
 
+import socket
 import sqlite3
+import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 from asking import refused, rows
-from servers import Cluster, Etcd, Postgres
+from servers import Cluster, Etcd, Postgres, free_ports
 from standalone import Standalone, catalog_text
 from town import Servers, running
 
@@ -124,6 +126,64 @@ def test_one_that_cannot_be_reached_says_so(two, cursor):
     rows(cursor, f"CREATE CATALOG away USING postgres WITH (url = '{url}')")
     refused(cursor, "SOURCE_DENIED", "SELECT * FROM away.public.t", "away")
     rows(cursor, "DROP CATALOG away")
+
+
+@contextmanager
+def relayed(port, to):
+    """What connects to `port` meanwhile is connected to the port `to`."""
+
+    def pump(one, other):
+        with suppress(OSError):
+            while some := one.recv(65536):
+                other.sendall(some)
+        for end in (one, other):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def accept():
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", to))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield
+
+
+def test_a_refresh_reaches_every_node(two, cursor):
+    (port,) = free_ports(1)
+    url = two.postgres.url("one").replace(str(two.postgres.port), str(port))
+    settings = "breaker_failures = 1, breaker_pause = '1h'"
+    rows(cursor, f"CREATE CATALOG far USING postgres WITH (url = '{url}', {settings})")
+    count = "SELECT count(*) FROM far.public.t"
+    with two.nodes[1][0].connect() as connection, connection.cursor() as other:
+        for some in (cursor, other):
+            refused(some, "SOURCE_UNAVAILABLE", count, "cannot be reached")
+            refused(some, "SOURCE_UNAVAILABLE", count, "tried again in 3600 s")
+        with relayed(port, two.postgres.port):
+            for some in (cursor, other):
+                refused(some, "SOURCE_UNAVAILABLE", count, "1 times in a row")
+            rows(cursor, "CALL far.system.refresh()")
+            assert rows(cursor, count) == [(1000,)]
+
+            def answers():
+                try:
+                    return rows(other, count) == [(1000,)]
+                except Exception:
+                    return False
+
+            until(answers, 5)
+            with closing(two.postgres.connect("one")) as database, database.cursor() as admin:
+                refused(other, "TABLE_NOT_FOUND", "SELECT * FROM far.public.later")
+                admin.execute("CREATE TABLE later AS SELECT 1 AS a")
+                rows(cursor, "CALL far.system.refresh()")
+                assert rows(other, "SELECT * FROM far.public.later") == [(1,)]
+                admin.execute("ALTER TABLE later ADD b int DEFAULT 2")
+                assert rows(other, "SELECT * FROM far.public.later") == [(1, 2)]
+    rows(cursor, "DROP CATALOG far")
 
 
 def test_executors_of_a_cluster_learn_of_it():

@@ -4,5 +4,6 @@ pub mod bed;
 pub mod bigquery;
 pub mod clickhouse;
 pub mod kafka;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod town;

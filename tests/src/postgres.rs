@@ -1,7 +1,9 @@
-//! A real Postgres 15 of a test's own: in a temporary folder, on a free loopback port, never as root.
+//! A real Postgres of a test's own: in a temporary folder, on a free loopback port, never as root. Debian's 15, or the one whose programs
+//! lie in `TOWNLAKE_POSTGRES_BIN`.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +15,11 @@ use nix::unistd::{Pid, User, geteuid};
 
 /// Where Debian keeps the server's programs.
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
+
+/// Where the server's programs lie.
+fn programs() -> PathBuf {
+    std::env::var_os("TOWNLAKE_POSTGRES_BIN").map_or_else(|| PathBuf::from(PROGRAMS), PathBuf::from)
+}
 /// The superuser's password, to be looked for where it must not be.
 pub const PASSWORD: &str = "hunter2-postgres";
 
@@ -23,30 +30,58 @@ pub struct Postgres {
     server: Mutex<Child>,
     folder: tempfile::TempDir,
     port: u16,
+    settings: Vec<String>,
 }
 
 impl Postgres {
     /// A server of one's own; `None` (and a line on standard error) where Postgres is not installed, unless
     /// `TOWNLAKE_REQUIRE_SERVERS` is set. Panics when it is installed and does not start.
     pub fn start(test: &str) -> Option<Self> {
-        if !Path::new(PROGRAMS).join("postgres").exists() {
+        let programs = programs();
+        if !programs.join("postgres").exists() {
             let required = std::env::var_os("TOWNLAKE_REQUIRE_SERVERS").is_some();
-            assert!(!required, "{test} needs Postgres 15 in {PROGRAMS}");
-            eprintln!("SKIPPED {test}: there is no Postgres 15 in {PROGRAMS}");
+            assert!(!required, "{test} needs Postgres in {}", programs.display());
+            eprintln!("SKIPPED {test}: there is no Postgres in {}", programs.display());
             return None;
         }
-        let folder = tempfile::Builder::new().prefix("townlake-postgres-").tempdir().expect("a temporary folder");
-        let account = account();
-        if let Some(account) = &account {
-            let (uid, gid) = (account.uid.as_raw(), account.gid.as_raw());
-            std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid)).expect("chown the folder");
-        }
+        let folder = own_folder();
         initialise(folder.path());
+        Some(Self::launched(folder, Vec::new()))
+    }
+
+    fn launched(folder: tempfile::TempDir, settings: Vec<String>) -> Self {
         let port = free_port();
-        let server = Mutex::new(launch(folder.path(), port));
-        let postgres = Self { server, folder, port };
+        let server = Mutex::new(launch(folder.path(), port, &settings));
+        let postgres = Self { server, folder, port, settings };
         postgres.wait_until_ready();
-        Some(postgres)
+        postgres
+    }
+
+    /// A hot standby that streams from this server, with further settings; `None` (and a line on standard error) where there is no
+    /// `pg_basebackup`.
+    pub fn standby(&self, test: &str, settings: &[&str]) -> Option<Self> {
+        if !programs().join("pg_basebackup").exists() {
+            eprintln!("SKIPPED {test}: there is no pg_basebackup in {}", programs().display());
+            return None;
+        }
+        let folder = own_folder();
+        let mut backup = program("pg_basebackup");
+        backup.args([
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "postgres",
+            "-c",
+            "fast",
+            "-X",
+            "stream",
+            "-R",
+            "-p",
+            &self.port.to_string(),
+        ]);
+        backup.arg("-D").arg(folder.path().join("data")).env("PGPASSWORD", PASSWORD);
+        run(backup);
+        Some(Self::launched(folder, settings.iter().map(|setting| setting.to_string()).collect()))
     }
 
     /// The server that tests share while one of them runs. Each test works in a database of its own.
@@ -104,7 +139,7 @@ impl Postgres {
     pub fn restart(&self) {
         let mut server = self.server();
         stop(&mut server);
-        *server = launch(self.folder.path(), self.port);
+        *server = launch(self.folder.path(), self.port, &self.settings);
         drop(server);
         self.wait_until_ready();
     }
@@ -115,10 +150,8 @@ impl Postgres {
 
     fn wait_until_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        let address = self.port.to_string();
         while Instant::now() < deadline {
-            let probe = program("pg_isready").args(["-q", "-h", "127.0.0.1", "-p", &address]).status();
-            if probe.is_ok_and(|status| status.success()) {
+            if self.asks_for_a_password() {
                 return;
             }
             let ended = self.server().try_wait().ok().flatten();
@@ -129,6 +162,23 @@ impl Postgres {
     }
 }
 
+impl Postgres {
+    /// As `pg_isready`, which not every build has: a server that starts up answers with an error.
+    fn asks_for_a_password(&self) -> bool {
+        let mut startup = vec![0, 0, 0, 23, 0, 3, 0, 0];
+        startup.extend(b"user\0postgres\0\0");
+        let ask = || -> std::io::Result<u8> {
+            let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
+            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            socket.write_all(&startup)?;
+            let mut kind = [0];
+            socket.read_exact(&mut kind)?;
+            Ok(kind[0])
+        };
+        ask().is_ok_and(|kind| kind == b'R')
+    }
+}
+
 impl Drop for Postgres {
     fn drop(&mut self) {
         stop(&mut self.server());
@@ -136,7 +186,7 @@ impl Drop for Postgres {
 }
 
 /// Immediate shutdown of the postmaster, which ends its children; SIGKILL should it hang.
-fn stop(server: &mut Child) {
+pub(crate) fn stop(server: &mut Child) {
     if let Ok(pid) = i32::try_from(server.id())
         && matches!(server.try_wait(), Ok(None))
     {
@@ -150,6 +200,16 @@ fn stop(server: &mut Child) {
     }
 }
 
+/// A temporary folder of the server's account.
+pub(crate) fn own_folder() -> tempfile::TempDir {
+    let folder = tempfile::Builder::new().prefix("townlake-postgres-").tempdir().expect("a temporary folder");
+    if let Some(account) = account() {
+        let (uid, gid) = (account.uid.as_raw(), account.gid.as_raw());
+        std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid)).expect("chown the folder");
+    }
+    folder
+}
+
 /// The account that Postgres runs under when the tests run as root.
 fn account() -> Option<User> {
     geteuid().is_root().then(|| User::from_name("postgres").ok().flatten().expect("the account postgres exists"))
@@ -157,7 +217,12 @@ fn account() -> Option<User> {
 
 /// A program of the server, not as root.
 fn program(name: &str) -> Command {
-    let mut command = Command::new(Path::new(PROGRAMS).join(name));
+    not_as_root(&programs().join(name))
+}
+
+/// A program that runs under the server's account.
+pub(crate) fn not_as_root(program: &Path) -> Command {
+    let mut command = Command::new(program);
     if let Some(account) = account() {
         command.uid(account.uid.as_raw()).gid(account.gid.as_raw());
     }
@@ -235,7 +300,7 @@ fn make_certificate(folder: &Path) {
     }
 }
 
-fn launch(folder: &Path, port: u16) -> Child {
+fn launch(folder: &Path, port: u16, more: &[String]) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("open the log");
     let mut server = program("postgres");
     server.arg("-D").arg(folder.join("data")).arg("-p").arg(port.to_string());
@@ -253,13 +318,13 @@ fn launch(folder: &Path, port: u16) -> Child {
         settings.push(format!("ssl_cert_file={}", folder.join("server.crt").display()));
         settings.push(format!("ssl_key_file={}", folder.join("server.key").display()));
     }
-    for setting in settings {
+    for setting in settings.iter().chain(more) {
         server.arg("-c").arg(setting);
     }
     server.stdout(Stdio::null()).stderr(log).spawn().expect("start Postgres")
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()
 }

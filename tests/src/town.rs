@@ -107,7 +107,7 @@ impl Town {
 
     async fn wait_for_executors(&self, wanted: usize) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        let url = format!("http://{}/metrics", self.coordinator.http_addr);
+        let url = self.metrics_url();
         loop {
             let metrics = match reqwest::get(&url).await {
                 Ok(answer) => answer.text().await.unwrap_or_default(),
@@ -131,6 +131,11 @@ impl Town {
     /// The Flight SQL door.
     pub fn url(&self) -> String {
         format!("http://{}", self.coordinator.flight_addr)
+    }
+
+    /// What the coordinator counts.
+    pub fn metrics_url(&self) -> String {
+        format!("http://{}/metrics", self.coordinator.http_addr)
     }
 
     /// Signs a user in.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
-use super::catalogs::{default_connect_timeout, default_connections};
+use super::catalogs::{
+    check_breaker_pause, default_breaker_failures, default_breaker_pause, default_connect_timeout, default_connections,
+};
 use crate::{Error, ErrorCode, Result};
 
 /// A project of Google BigQuery: its datasets are schemas.
@@ -40,6 +42,12 @@ pub struct BigQueryCatalog {
     /// How long to wait for a connection.
     #[serde(default = "default_connect_timeout", with = "humantime_serde")]
     pub connect_timeout: Duration,
+    /// After so many failures in a row to reach it, its queries fail at once for a while; 0: never.
+    #[serde(default = "default_breaker_failures")]
+    pub breaker_failures: u32,
+    /// For how long at first; each probe that fails doubles it, up to a minute.
+    #[serde(default = "default_breaker_pause", with = "humantime_serde")]
+    pub breaker_pause: Duration,
     /// How long a read stream may be silent.
     #[serde(default = "default_read_timeout", with = "humantime_serde")]
     pub read_timeout: Duration,
@@ -120,7 +128,7 @@ impl BigQueryCatalog {
         if self.dataset.as_ref().is_some_and(String::is_empty) {
             return wrong("`dataset` is empty");
         }
-        Ok(())
+        check_breaker_pause(name, self.breaker_pause)
     }
 }
 

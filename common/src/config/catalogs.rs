@@ -100,6 +100,12 @@ pub struct PostgresCatalog {
     /// How long to wait for a connection.
     #[serde(default = "default_connect_timeout", with = "humantime_serde")]
     pub connect_timeout: Duration,
+    /// After so many failures in a row to reach it, its queries fail at once for a while; 0: never.
+    #[serde(default = "default_breaker_failures")]
+    pub breaker_failures: u32,
+    /// For how long at first; each probe that fails doubles it, up to a minute.
+    #[serde(default = "default_breaker_pause", with = "humantime_serde")]
+    pub breaker_pause: Duration,
     /// A scan is cut into at most this many splits; 0 is twice the slots of the cluster.
     #[serde(default)]
     pub max_splits: usize,
@@ -133,6 +139,12 @@ pub struct ClickHouseCatalog {
     /// How long to wait for a connection.
     #[serde(default = "default_connect_timeout", with = "humantime_serde")]
     pub connect_timeout: Duration,
+    /// After so many failures in a row to reach it, its queries fail at once for a while; 0: never.
+    #[serde(default = "default_breaker_failures")]
+    pub breaker_failures: u32,
+    /// For how long at first; each probe that fails doubles it, up to a minute.
+    #[serde(default = "default_breaker_pause", with = "humantime_serde")]
+    pub breaker_pause: Duration,
     /// A scan is cut into at most this many splits; 0 is twice the slots of the cluster.
     #[serde(default)]
     pub max_splits: usize,
@@ -243,6 +255,7 @@ impl PostgresCatalog {
         if self.connect_timeout.is_zero() {
             return Err(wrong("`connect_timeout` must be longer than 0"));
         }
+        check_breaker_pause(name, self.breaker_pause)?;
         Ok(())
     }
 }
@@ -256,6 +269,7 @@ impl ClickHouseCatalog {
         if self.connect_timeout.is_zero() {
             return Err(wrong("`connect_timeout` must be longer than 0"));
         }
+        check_breaker_pause(name, self.breaker_pause)?;
         if self.database.as_ref().is_some_and(String::is_empty) {
             return Err(wrong("`database` is empty").with_hint("leave it out to see all databases"));
         }
@@ -269,6 +283,25 @@ pub(super) fn default_connections() -> usize {
 
 pub(super) fn default_connect_timeout() -> Duration {
     Duration::from_secs(5)
+}
+
+pub(super) fn default_breaker_failures() -> u32 {
+    5
+}
+
+pub(super) fn default_breaker_pause() -> Duration {
+    Duration::from_secs(5)
+}
+
+pub(super) fn check_breaker_pause(catalog: &str, pause: Duration) -> Result<()> {
+    match pause.is_zero() {
+        true => Err(Error::new(
+            ErrorCode::ConfigInvalid,
+            format!("catalogs.{catalog}: `breaker_pause` must be longer than 0"),
+        )
+        .with_hint("`breaker_failures = 0` turns the breaker off")),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -309,6 +342,7 @@ mod tests {
             ("tls = \"disable\"\ntls_ca = \"ca.pem\"", "tls_ca"),
             ("connections = 1", "connections"),
             ("connect_timeout = \"0s\"", "connect_timeout"),
+            ("breaker_pause = \"0s\"", "breaker_pause"),
         ];
         for (keys, key) in refused {
             let error = read(keys).unwrap_err();

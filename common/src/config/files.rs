@@ -1,7 +1,10 @@
 //! `[catalogs.<name>]` with `type = "files"`: a folder of plain Parquet, CSV and JSON files.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
+use super::catalogs::{check_breaker_pause, default_breaker_failures, default_breaker_pause};
 use crate::{Error, ErrorCode, Result, Secret};
 
 /// A folder on an object store, or a local one.
@@ -24,6 +27,12 @@ pub struct FilesCatalog {
     /// A scan is cut into at most this many splits; 0 is twice the slots of the cluster.
     #[serde(default)]
     pub max_splits: usize,
+    /// So many failures to reach the store in a row, and it is not tried by each query; 0: never.
+    #[serde(default = "default_breaker_failures")]
+    pub breaker_failures: u32,
+    /// For how long.
+    #[serde(default = "default_breaker_pause", with = "humantime_serde")]
+    pub breaker_pause: Duration,
     /// Users and groups who may read.
     #[serde(default)]
     pub readers: Vec<String>,
@@ -53,7 +62,7 @@ impl FilesCatalog {
         if self.s3_access_key_id.is_some() != self.s3_secret_access_key.is_some() {
             return wrong("`s3_access_key_id` and `s3_secret_access_key` go together");
         }
-        Ok(())
+        check_breaker_pause(name, self.breaker_pause)
     }
 }
 

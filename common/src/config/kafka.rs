@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::Url;
 
-use super::catalogs::{default_connect_timeout, default_connections};
+use super::catalogs::{
+    check_breaker_pause, default_breaker_failures, default_breaker_pause, default_connect_timeout, default_connections,
+};
 use crate::{Error, ErrorCode, Result, Secret};
 
 /// The columns that tables of topics have, whatever their values are (`_error` where errors are NULL).
@@ -44,6 +46,12 @@ pub struct KafkaCatalog {
     /// How long a connection may take, with TLS and login.
     #[serde(default = "default_connect_timeout", with = "humantime_serde")]
     pub connect_timeout: Duration,
+    /// After so many failures in a row to reach it, its queries fail at once for a while; 0: never.
+    #[serde(default = "default_breaker_failures")]
+    pub breaker_failures: u32,
+    /// For how long at first; each probe that fails doubles it, up to a minute.
+    #[serde(default = "default_breaker_pause", with = "humantime_serde")]
+    pub breaker_pause: Duration,
     /// How long an answer may take, and how long a partition may be without a leader.
     #[serde(default = "default_request_timeout", with = "humantime_serde")]
     pub request_timeout: Duration,
@@ -202,6 +210,7 @@ impl KafkaCatalog {
         if self.connect_timeout.is_zero() || self.request_timeout.is_zero() {
             return wrong("`connect_timeout` and `request_timeout` must be longer than 0");
         }
+        check_breaker_pause(name, self.breaker_pause)?;
         let registry = self.schema_registry.as_ref().map(|url| Url::parse(url.expose()));
         if registry.is_some_and(|url| !url.is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()))
         {

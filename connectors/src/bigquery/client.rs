@@ -17,6 +17,7 @@ use url::Url;
 use super::auth::Tokens;
 use super::channel;
 use super::error::Server;
+use crate::breaker::Breaker;
 
 /// Google's doors.
 const REST: &str = "https://bigquery.googleapis.com";
@@ -42,6 +43,7 @@ pub(crate) struct Client {
     channel: OnceCell<Channel>,
     tokens: Tokens,
     budget: Arc<Semaphore>,
+    breaker: Breaker,
     pub settings: Settings,
 }
 
@@ -108,7 +110,9 @@ impl Client {
         };
         let budget = Arc::new(Semaphore::new(config.connections.max(1)));
         let grpc = grpc.as_str().trim_end_matches('/').to_string();
-        Ok(Arc::new(Self { server, http, rest, grpc, channel: OnceCell::new(), tokens, budget, settings }))
+        let reaches = format!("BigQuery at {}", server.host);
+        let breaker = Breaker::new(catalog, reaches, config.breaker_failures, config.breaker_pause);
+        Ok(Arc::new(Self { server, http, rest, grpc, channel: OnceCell::new(), tokens, budget, breaker, settings }))
     }
 
     /// Which server this is, for errors.
@@ -133,10 +137,16 @@ impl Client {
         Server { host: host.to_string(), ..self.server.clone() }
     }
 
+    /// What stands before its look-ups.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
     /// A place in the budget for a look-up.
     ///
-    /// Errors: `RESOURCE_EXHAUSTED` (retryable) when it waits too long.
+    /// Errors: `RESOURCE_EXHAUSTED` (retryable) when it waits too long; `SOURCE_UNAVAILABLE` at once where the breaker says so.
     pub async fn place(&self) -> Result<OwnedSemaphorePermit> {
+        self.breaker.check()?;
         timeout(PLANNING_WAIT, self.permit()).await.map_err(|_| {
             let catalog = &self.server.catalog;
             let message = format!("catalog {catalog}: all connections to BigQuery are in use");
@@ -161,6 +171,19 @@ impl Client {
     async fn permit(&self) -> Result<OwnedSemaphorePermit> {
         let permit = Arc::clone(&self.budget).acquire_owned().await;
         permit.map_err(|_| Error::internal("a connection budget is closed"))
+    }
+
+    /// As [`Client::get`], for what a query begins with: the breaker stands before it.
+    pub async fn look_up<T: DeserializeOwned>(
+        &self,
+        doing: &str,
+        path: &[&str],
+        parameters: &[(&str, String)],
+    ) -> Result<Option<T>> {
+        let attempt = self.breaker.enter()?;
+        let answer = self.get(doing, &self.settings.project, path, parameters).await;
+        attempt.ended(&answer);
+        answer
     }
 
     /// What is at a path below the project; `None` when there is nothing. In a place of the budget that the caller holds.

@@ -204,7 +204,7 @@ pub(crate) async fn relation(client: &Arc<Client>, dataset: &str, table: &str) -
     let _place = client.place().await?;
     let doing = format!("look up table {dataset}.{table}");
     let path = ["datasets", dataset, "tables", table];
-    let found = client.get::<FoundTable>(&doing, &client.settings.project, &path, &[]).await?;
+    let found = client.look_up::<FoundTable>(&doing, &path, &[]).await?;
     let Some(found) = found else { return Ok(None) };
     let Some(kind) = kind_of(&found.r#type) else {
         let message = format!("table {dataset}.{table} is a {}, which cannot be read", shown(&found.r#type));
@@ -232,7 +232,7 @@ async fn all<P: Paged>(client: &Arc<Client>, doing: &str, path: &[&str]) -> Resu
     loop {
         let mut parameters = vec![("maxResults", PAGE.to_string())];
         parameters.extend(token.clone().map(|token| ("pageToken", token)));
-        let page = client.get::<P>(doing, &client.settings.project, path, &parameters).await?;
+        let page = client.look_up::<P>(doing, path, &parameters).await?;
         let Some((found, next)) = page.map(Paged::take) else { return Ok(None) };
         items.extend(found);
         let next = next.filter(|next| !next.is_empty());

@@ -37,7 +37,7 @@ use townlake_common::{QueryContext, Result};
 use self::client::Client;
 use self::provider::BigQueryTable;
 pub(crate) use self::scan::decode;
-use crate::{Source, SourceTable, TableKeys, pass_through};
+use crate::{BreakerState, Source, SourceTable, TableKeys, pass_through};
 
 /// The kind of this source.
 pub(crate) const KIND: &str = "bigquery";
@@ -119,6 +119,14 @@ impl Source for BigQuerySource {
         pass_through::check(&self.name, self.pass_through, sql)?;
         let relation = query::relation(&self.client, sql).await?;
         Ok(Arc::new(BigQueryTable::new(Arc::clone(&self.client), relation)))
+    }
+
+    fn refresh(&self) {
+        self.client.breaker().reset();
+    }
+
+    fn breaker(&self) -> BreakerState {
+        self.client.breaker().state()
     }
 
     /// Declared, and never enforced by BigQuery.

@@ -21,6 +21,7 @@ use url::Url;
 
 use super::error::Server;
 use super::sql::literal;
+use crate::breaker::Breaker;
 
 /// How long a look-up waits for a place in the budget before it says that this is used up.
 const PLANNING_WAIT: Duration = Duration::from_secs(60);
@@ -50,6 +51,7 @@ pub(crate) struct Client {
     url: Url,
     budget: Arc<Semaphore>,
     planning_wait: Duration,
+    breaker: Breaker,
 }
 
 impl Client {
@@ -92,7 +94,9 @@ impl Client {
         let http = http
             .build()
             .map_err(|error| Error::internal("the HTTP client cannot be made").with_source(error.without_url()))?;
+        let reaches = format!("ClickHouse at {host}");
         Ok(Arc::new(Self {
+            breaker: Breaker::new(catalog, reaches, settings.breaker_failures, settings.breaker_pause),
             server: Server { catalog: catalog.to_string(), host },
             http,
             url,
@@ -106,17 +110,27 @@ impl Client {
         &self.server
     }
 
+    /// What stands before its look-ups.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
     /// The rows of a small look-up, which ends with `FORMAT JSONEachRow`.
     ///
-    /// Errors: `RESOURCE_EXHAUSTED` when it waits too long for the budget; else what the server says.
+    /// Errors: `RESOURCE_EXHAUSTED` when it waits too long for the budget; `SOURCE_UNAVAILABLE` at once where the breaker says so;
+    /// else what the server says.
     pub async fn look_up<T: DeserializeOwned>(
         self: &Arc<Self>,
         query: &QueryId,
         doing: &str,
         sql: &str,
     ) -> Result<Vec<T>> {
+        self.breaker.check()?;
         let permit = timeout(self.planning_wait, self.permit()).await.map_err(|_| self.used_up())??;
-        Ok(self.look_up_in(query, doing, sql, Some(permit)).await?.0)
+        let attempt = self.breaker.enter()?;
+        let answer = self.look_up_in(query, doing, sql, Some(permit)).await;
+        attempt.ended(&answer);
+        Ok(answer?.0)
     }
 
     /// The same outside the budget, for whoever has a place in it, and the name of the server that answered.

@@ -38,7 +38,7 @@ use self::discovery::{Discovery, is_system};
 use self::facts::Facts;
 use self::provider::ClickHouseTable;
 pub(crate) use self::scan::decode;
-use crate::{Source, SourceTable, TableKeys, pass_through};
+use crate::{BreakerState, Source, SourceTable, TableKeys, pass_through};
 
 /// The kind of this source.
 pub(crate) const KIND: &str = "clickhouse";
@@ -139,6 +139,14 @@ impl Source for ClickHouseSource {
         pass_through::check(&self.name, self.pass_through, sql)?;
         let relation = self.discovery(query).query(&self.name, sql).await?;
         Ok(Arc::new(ClickHouseTable::new(Arc::clone(&self.client), relation, self.options)))
+    }
+
+    fn refresh(&self) {
+        self.client.breaker().reset();
+    }
+
+    fn breaker(&self) -> BreakerState {
+        self.client.breaker().state()
     }
 
     /// None: ClickHouse's primary key is an order and says nothing about duplicates.

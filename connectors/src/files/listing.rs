@@ -24,8 +24,15 @@ pub(crate) struct Table {
 /// The tables, sorted by name; with `only`, that one at most is complete. Files of no known ending, and those whose name or folder begins with
 /// `_` or `.`, are none of ours.
 ///
-/// Errors: `FORMAT_NOT_SUPPORTED` for a folder of several formats, where it is asked for; `RESOURCE_EXHAUSTED`; those of the store.
+/// Errors: `SOURCE_UNAVAILABLE` at once where the breaker says so; `FORMAT_NOT_SUPPORTED` for a folder of several formats, where it is asked for; `RESOURCE_EXHAUSTED`; those of the store.
 pub(crate) async fn tables(store: &Store, only: Option<&str>) -> Result<Vec<Table>> {
+    let attempt = store.breaker.enter()?;
+    let tables = list(store, only).await;
+    attempt.ended(&tables);
+    tables
+}
+
+async fn list(store: &Store, only: Option<&str>) -> Result<Vec<Table>> {
     let mut found: BTreeMap<String, Table> = BTreeMap::new();
     let mut mixed = Vec::new();
     let mut listed = store.objects.list(Some(&store.root));

@@ -27,7 +27,7 @@ use self::listing::tables;
 use self::provider::FilesTable;
 pub(crate) use self::scan::decode;
 use self::store::Store;
-use crate::{Source, SourceTable, TableKeys, TableKind};
+use crate::{BreakerState, Source, SourceTable, TableKeys, TableKind};
 
 /// The kind of this source.
 pub(crate) const KIND: &str = "files";
@@ -100,6 +100,15 @@ impl Source for FilesSource {
         let Some(found) = found else { return Ok(None) };
         let table = FilesTable::of(Arc::clone(&self.store), found, self.max_splits).await?;
         Ok(Some(Arc::new(table)))
+    }
+
+    /// Nothing is remembered but failures.
+    fn refresh(&self) {
+        self.store.breaker.reset();
+    }
+
+    fn breaker(&self) -> BreakerState {
+        self.store.breaker.state()
     }
 
     async fn keys(&self, _query: &QueryContext, _schema: &str, _table: &str) -> Result<TableKeys> {

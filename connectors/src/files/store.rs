@@ -11,6 +11,8 @@ use object_store::{ClientOptions, GetOptions, GetResult, ObjectMeta, ObjectStore
 use townlake_common::config::FilesCatalog;
 use townlake_common::{Error, ErrorCode, Result};
 
+use crate::breaker::Breaker;
+
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
@@ -22,6 +24,8 @@ pub(crate) struct Store {
     pub objects: Arc<dyn ObjectStore>,
     /// The folder.
     pub root: Path,
+    /// Before look-ups.
+    pub breaker: Breaker,
 }
 
 impl Store {
@@ -44,7 +48,9 @@ impl Store {
             }
             (None, None) => return Err(wrong("`location` is neither file:///path nor s3://bucket/prefix")),
         };
-        Ok(Self { catalog: name.to_string(), objects, root })
+        let server = format!("the store of {}", config.location);
+        let breaker = Breaker::new(name, server, config.breaker_failures, config.breaker_pause);
+        Ok(Self { catalog: name.to_string(), objects, root, breaker })
     }
 
     /// The first bytes of a file, at most so many.

@@ -18,6 +18,7 @@ use super::tls;
 use super::wire::buffer::{Decoded, Reader};
 use super::wire::codes::{Code, Kind};
 use super::wire::messages::{self as messages, Metadata, Topic, TopicId, Version, Versions};
+use crate::breaker::Breaker;
 
 /// A connection that nobody used for so long is closed.
 const IDLE_TIME: Duration = Duration::from_secs(60);
@@ -39,6 +40,7 @@ pub(crate) struct Cluster {
     budget: Arc<Semaphore>,
     idle: Mutex<Vec<(Instant, Connection)>>,
     layouts: Mutex<HashMap<String, (Instant, Arc<Layout>)>>,
+    breaker: Breaker,
 }
 
 /// A topic, its partitions and who leads them.
@@ -63,7 +65,9 @@ impl Cluster {
             connect_timeout: config.connect_timeout,
             request_timeout: config.request_timeout,
         };
+        let reaches = format!("Kafka at {}", config.brokers.join(","));
         Ok(Arc::new(Self {
+            breaker: Breaker::new(catalog, reaches, config.breaker_failures, config.breaker_pause),
             settings: Arc::new(settings),
             bootstrap: config.addresses(),
             committed: config.isolation == KafkaIsolation::ReadCommitted,
@@ -83,12 +87,26 @@ impl Cluster {
         self.settings.request_timeout
     }
 
+    /// What stands before its look-ups.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// Closes the idle connections, and forgets who leads which partition and that the brokers could not be reached.
+    pub fn refresh(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock());
+        drop(idle);
+        self.layouts.lock().clear();
+        self.breaker.reset();
+    }
+
     /// A place in the budget for a look-up of `query`.
     ///
-    /// Errors: `RESOURCE_EXHAUSTED` when there is none for a while.
+    /// Errors: `RESOURCE_EXHAUSTED` when there is none for a while; `SOURCE_UNAVAILABLE` at once where the breaker says so.
     pub async fn look_up(self: &Arc<Self>, query: &QueryId) -> Result<Session> {
+        self.breaker.check()?;
         match tokio::time::timeout(PLANNING_WAIT, self.read(query)).await {
-            Ok(session) => session,
+            Ok(session) => session.map(|session| Session { is_planning: true, ..session }),
             Err(_) => {
                 let catalog = &self.server().catalog;
                 let message = format!("catalog {catalog}: all connections to Kafka are in use");
@@ -102,7 +120,12 @@ impl Cluster {
     pub async fn read(self: &Arc<Self>, query: &QueryId) -> Result<Session> {
         let permit = Arc::clone(&self.budget).acquire_owned().await;
         let permit = permit.map_err(|_| Error::internal("a connection budget is closed"))?;
-        Ok(Session { cluster: Arc::clone(self), client: format!("townlake {query}"), _permit: permit })
+        Ok(Session {
+            cluster: Arc::clone(self),
+            client: format!("townlake {query}"),
+            is_planning: false,
+            _permit: permit,
+        })
     }
 
     fn take_idle(&self, address: Option<&Address>) -> Option<Connection> {
@@ -129,6 +152,8 @@ pub(crate) struct Session {
     cluster: Arc<Cluster>,
     /// The name under which brokers see us: it has the query's id.
     client: String,
+    /// Whether its query begins with it: the breaker stands before it.
+    is_planning: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -195,6 +220,21 @@ impl Session {
 
     /// The same to whichever of the configured brokers answers first.
     async fn ask_any(
+        &self,
+        version: impl Fn(&Versions) -> Option<Version>,
+        body: impl Fn(Version) -> Vec<u8>,
+        doing: &str,
+    ) -> Result<Answered> {
+        if !self.is_planning {
+            return self.ask_each(version, body, doing).await;
+        }
+        let attempt = self.cluster.breaker.enter()?;
+        let answered = self.ask_each(version, body, doing).await;
+        attempt.ended(&answered);
+        answered
+    }
+
+    async fn ask_each(
         &self,
         version: impl Fn(&Versions) -> Option<Version>,
         body: impl Fn(Version) -> Vec<u8>,

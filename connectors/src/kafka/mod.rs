@@ -35,6 +35,7 @@ mod wire;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -48,7 +49,7 @@ use self::provider::KafkaTable;
 pub(crate) use self::scan::decode;
 use self::tables::{DEFAULT_SCHEMA, Table};
 use self::types::Column;
-use crate::{Source, SourceTable, TableKeys, TableKind};
+use crate::{BreakerState, Source, SourceTable, TableKeys, TableKind};
 
 /// The kind of this source.
 pub(crate) const KIND: &str = "kafka";
@@ -62,8 +63,9 @@ pub(crate) struct KafkaSource {
     cluster: Arc<Cluster>,
     /// Tables that the configuration defines.
     defined: Vec<Table>,
-    /// Guessed fields by topic.
-    guessed: Cache<String, Vec<Column>>,
+    /// Guessed fields by topic, and how often the catalog had been refreshed when the guess began.
+    guessed: Cache<(u64, String), Vec<Column>>,
+    refreshes: AtomicU64,
     max_splits: usize,
 }
 
@@ -77,6 +79,7 @@ impl KafkaSource {
             cluster: Cluster::new(name, config)?,
             defined: Table::defined(name, config)?,
             guessed: Cache::builder().max_capacity(1000).time_to_live(GUESS_TIME).build(),
+            refreshes: AtomicU64::new(0),
             max_splits: config.max_splits,
         })
     }
@@ -157,11 +160,22 @@ impl Source for KafkaSource {
         }
         if definition.is_sampled() {
             let sampling = sample::fields(&self.cluster, query, &definition.topic);
-            let guessed = self.guessed.try_get_with(definition.topic.clone(), sampling).await;
+            let key = (self.refreshes.load(Ordering::Relaxed), definition.topic.clone());
+            let guessed = self.guessed.try_get_with(key, sampling).await;
             definition.fields = guessed.map_err(|error| Error::clone(&error))?;
         }
         let table = KafkaTable::new(Arc::clone(&self.cluster), definition, self.max_splits);
         Ok(Some(Arc::new(table)))
+    }
+
+    fn refresh(&self) {
+        self.refreshes.fetch_add(1, Ordering::Relaxed);
+        self.guessed.invalidate_all();
+        self.cluster.refresh();
+    }
+
+    fn breaker(&self) -> BreakerState {
+        self.cluster.breaker().state()
     }
 
     async fn keys(&self, _query: &QueryContext, _schema: &str, _table: &str) -> Result<TableKeys> {

@@ -8,7 +8,7 @@ use townlake_common::{Error, ErrorCode, Result};
 
 use super::error::Server;
 use super::sql::{identifier, literal};
-use super::types::{Column, ColumnType, Resolved, classify};
+use super::types::{Column, ColumnType, MOST_DIMENSIONS, Resolved, classify};
 use crate::pass_through::{SCHEMA, TABLE, check_names};
 use crate::{COMMENT, ForeignKey, NOTE, SOURCE_TYPE, SourceTable, TableKeys, TableKind};
 
@@ -28,18 +28,20 @@ const RELATION: &str = "SELECT c.relkind::text, c.relhassubclass, \
      WHERE n.nspname = $1::text AND c.relname = $2::text AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
        AND c.relpersistence <> 't'";
 
-/// Each column with the type behind its domains and, of an array, its element's. `typarray` tells true arrays from types
+/// Each column with the type behind its domains and, of an array, its element's and the dimensions that are declared (a view's columns
+/// declare none). `typarray` tells true arrays from types
 /// that only look like them (int2vector).
-const COLUMNS: &str = "WITH RECURSIVE cols AS ({}), base(attnum, typid, typmod, is_list, depth) AS ( \
-       SELECT attnum, atttypid, atttypmod, false, 0 FROM cols \
+const COLUMNS: &str = "WITH RECURSIVE cols AS ({}), base(attnum, typid, typmod, dims, declared, depth) AS ( \
+       SELECT attnum, atttypid, atttypmod, 0, attndims::int4, 0 FROM cols \
        UNION ALL \
        SELECT b.attnum, CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE e.oid END, \
-         CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE b.typmod END, b.is_list OR t.typtype <> 'd', b.depth + 1 \
+         CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE b.typmod END, \
+         CASE WHEN t.typtype = 'd' THEN b.dims ELSE GREATEST(b.declared, 1) END, t.typndims, b.depth + 1 \
        FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.typid \
          LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND e.typarray = t.oid \
-       WHERE t.typtype = 'd' OR (e.oid IS NOT NULL AND NOT b.is_list)), \
-     resolved AS (SELECT DISTINCT ON (attnum) attnum, typid, typmod, is_list FROM base ORDER BY attnum, depth DESC) \
-     SELECT c.attname::text, pg_catalog.format_type(c.atttypid, c.atttypmod), c.attnotnull, r.is_list, \
+       WHERE t.typtype = 'd' OR (e.oid IS NOT NULL AND b.dims = 0)), \
+     resolved AS (SELECT DISTINCT ON (attnum) attnum, typid, typmod, dims FROM base ORDER BY attnum, depth DESC) \
+     SELECT c.attname::text, pg_catalog.format_type(c.atttypid, c.atttypmod), c.attnotnull, r.dims, \
        tn.nspname::text, t.typname::text, t.typtype = 'e', r.typmod, \
        COALESCE(l.collisdeterministic, true), pg_catalog.col_description(c.attrelid, c.attnum) \
      FROM cols c JOIN resolved r USING (attnum) JOIN pg_catalog.pg_type t ON t.oid = r.typid \
@@ -48,7 +50,7 @@ const COLUMNS: &str = "WITH RECURSIVE cols AS ({}), base(attnum, typid, typmod, 
      ORDER BY c.attnum";
 
 /// The columns of a relation.
-const OF_RELATION: &str = "SELECT a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attcollation, a.attrelid \
+const OF_RELATION: &str = "SELECT a.attnum, a.attname, a.atttypid, a.atttypmod, a.attndims, a.attnotnull, a.attcollation, a.attrelid \
        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
        WHERE n.nspname = $1::text AND c.relname = $2::text AND a.attnum > 0 AND NOT a.attisdropped";
@@ -204,7 +206,7 @@ impl Discovery<'_> {
         });
         let given = given.collect::<Vec<_>>().join(", ");
         let of_query = format!(
-            "SELECT v.num AS attnum, v.name AS attname, v.typid AS atttypid, v.typmod AS atttypmod, false AS attnotnull, \
+            "SELECT v.num AS attnum, v.name AS attname, v.typid AS atttypid, v.typmod AS atttypmod, 0 AS attndims, false AS attnotnull, \
              0::oid AS attcollation, 0::oid AS attrelid FROM (VALUES {given}) AS v(num, name, typid, typmod)"
         );
         let look_up = COLUMNS.replace("{}", &of_query);
@@ -265,7 +267,7 @@ struct Found {
     name: String,
     declared: String,
     not_null: bool,
-    is_list: bool,
+    dimensions: i32,
     type_schema: String,
     type_name: String,
     is_enum: bool,
@@ -280,7 +282,7 @@ impl Found {
             name: row.try_get(0)?,
             declared: row.try_get(1)?,
             not_null: row.try_get(2)?,
-            is_list: row.try_get(3)?,
+            dimensions: row.try_get(3)?,
             type_schema: row.try_get(4)?,
             type_name: row.try_get(5)?,
             is_enum: row.try_get(6)?,
@@ -297,11 +299,12 @@ impl Found {
             is_enum: self.is_enum,
             modifier: self.modifier,
         });
+        let dimensions = u8::try_from(self.dimensions).map_or(MOST_DIMENSIONS, |given| given.min(MOST_DIMENSIONS));
         let entries = [(SOURCE_TYPE, Some(self.declared)), (NOTE, note), (COMMENT, self.comment)];
         let metadata = entries.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?)));
         Column {
             name: self.name,
-            column_type: ColumnType { scalar, list: self.is_list },
+            column_type: ColumnType { scalar, dimensions },
             nullable: !(self.not_null && not_null_holds),
             metadata: metadata.collect(),
         }

@@ -25,17 +25,32 @@ impl Server {
         typed.with_source(error)
     }
 
+    /// A standby ended the statement, because what its primary removed was needed to read on.
+    fn conflict(&self, doing: &str) -> Error {
+        let Self { catalog, host } = self;
+        let message = format!(
+            "catalog {catalog}: the standby at {host} could not {doing} to the end: conflict with recovery (SQLSTATE 40001)"
+        );
+        Error::new(ErrorCode::SourceError, message)
+            .with_hint("run the query again; hot_standby_feedback or max_standby_streaming_delay on the standby keep it from happening")
+            .retryable()
+    }
+
     /// A transaction that should join the query's snapshot could not begin.
     pub fn lost_snapshot(&self, error: tokio_postgres::Error) -> Error {
-        // "invalid snapshot identifier" before 16, "snapshot does not exist" since.
-        let is_lost = [SqlState::INVALID_PARAMETER_VALUE, SqlState::UNDEFINED_OBJECT];
+        // "invalid snapshot identifier" before 16, "snapshot does not exist" since; "could not import" when it ends that moment.
+        let is_lost =
+            [SqlState::INVALID_PARAMETER_VALUE, SqlState::UNDEFINED_OBJECT, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE];
         if !error.code().is_some_and(|code| is_lost.contains(code)) {
             return self.error("join the query's snapshot", error);
         }
         let Self { catalog, host } = self;
         let message = format!("catalog {catalog}: the query's snapshot in Postgres at {host} is gone");
         Error::new(ErrorCode::SourceError, message)
-            .with_hint("the query or its coordinator ended, or the server restarted: run the query again")
+            .with_hint(
+                "the query or its coordinator ended, the server restarted, or it is a standby that had a conflict with recovery: \
+                 run the query again",
+            )
             .with_source(error)
             .retryable()
     }
@@ -73,6 +88,10 @@ impl Server {
 
     /// A failure that the server itself told.
     fn answered(&self, doing: &str, answer: &DbError) -> Error {
+        // Nothing that only reads on one snapshot fails to serialize otherwise.
+        if *answer.code() == SqlState::T_R_SERIALIZATION_FAILURE && answer.message().contains("recovery") {
+            return self.conflict(doing);
+        }
         let (catalog, host) = (&self.catalog, &self.host);
         let state = answer.code();
         let class = state.code().get(..2).unwrap_or_default();
@@ -90,6 +109,12 @@ impl Server {
             _ => error,
         }
     }
+}
+
+/// Whether the server itself answered this.
+pub(crate) fn is_answer(error: &Error) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<tokio_postgres::Error>());
+    source.is_some_and(|error| error.as_db_error().is_some())
 }
 
 /// Data exceptions (22), constraint texts (23) and texts of user functions (P0) may quote rows; these classes do not.

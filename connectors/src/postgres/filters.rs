@@ -78,7 +78,7 @@ impl Translator<'_> {
             }
             Expr::Column(_) => {
                 let column = self.column(expr)?;
-                match (column.column_type.scalar, column.column_type.list) {
+                match (column.column_type.scalar, column.column_type.is_array()) {
                     (Scalar::Bool, false) => Ok(column.expression()),
                     _ => Err("not a condition".to_string()),
                 }
@@ -167,7 +167,7 @@ impl Translator<'_> {
     fn equatable(&self, expr: &Expr) -> Result<&Column, String> {
         let index = self.position(expr)?;
         let column = self.column(expr)?;
-        if column.column_type.list {
+        if column.column_type.is_array() {
             return Err("arrays are compared here".to_string());
         }
         match column.column_type.scalar {
@@ -285,7 +285,7 @@ mod tests {
         ];
         let column = |(name, scalar): (&str, Scalar)| Column {
             name: name.to_string(),
-            column_type: ColumnType { scalar, list: false },
+            column_type: ColumnType::of(scalar),
             nullable: true,
             metadata: HashMap::new(),
         };

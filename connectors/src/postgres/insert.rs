@@ -134,10 +134,11 @@ fn escape(text: &mut String, value: &str) {
 }
 
 fn write_value(text: &mut String, of: ColumnType, array: &dyn Array, row: usize) -> std::result::Result<(), Fault> {
-    if !of.list {
+    if !of.is_array() {
         return write_scalar(text, of.scalar, array, row);
     }
     let items = array.as_list::<i32>().value(row);
+    let inner = ColumnType { dimensions: of.dimensions - 1, ..of };
     let mut item = String::new();
     text.push('{');
     for index in 0..items.len() {
@@ -146,6 +147,10 @@ fn write_value(text: &mut String, of: ColumnType, array: &dyn Array, row: usize)
         }
         if items.is_null(index) {
             text.push_str("NULL");
+            continue;
+        }
+        if inner.is_array() {
+            write_value(text, inner, items.as_ref(), index)?;
             continue;
         }
         item.clear();
@@ -248,7 +253,7 @@ mod tests {
     fn lines(scalar: Scalar, array: ArrayRef) -> String {
         let column = Column {
             name: "c".to_string(),
-            column_type: ColumnType { scalar, list: false },
+            column_type: ColumnType::of(scalar),
             nullable: true,
             metadata: HashMap::new(),
         };
@@ -283,6 +288,23 @@ mod tests {
             lines(Scalar::Timestamptz, Arc::new(times)),
             "1970-01-01 00:00:00.000001+00\n0001-12-31 23:59:59.999999+00 BC\n"
         );
+    }
+
+    #[test]
+    fn arrays_are_written_as_deep_as_they_are() {
+        use arrow::array::builder::{ListBuilder, StringBuilder};
+        let mut outer = ListBuilder::new(ListBuilder::new(StringBuilder::new()));
+        outer.values().append_value([Some("a\"b"), None]);
+        outer.values().append_value([Some(""), Some("{}")]);
+        outer.append(true);
+        outer.append(true);
+        let mut text = String::new();
+        let of = ColumnType { scalar: Scalar::Text, dimensions: 2 };
+        let array = outer.finish();
+        write_value(&mut text, of, &array, 0).unwrap();
+        text.push(' ');
+        write_value(&mut text, of, &array, 1).unwrap();
+        assert_eq!(text, r#"{{"a\"b",NULL},{"","{}"}} {}"#);
     }
 
     fn expected(days: i32) -> String {

@@ -4,6 +4,7 @@
 //! ([`provider`], [`splits`], [`filters`]). On the executors each split joins that snapshot and is read by COPY
 //! ([`scan`], [`reader`], [`copy`], [`values`]).
 
+mod cancel;
 mod copy;
 mod discovery;
 mod error;
@@ -38,7 +39,7 @@ pub(crate) use self::pool::Pool;
 use self::pool::{Connection, Purpose};
 use self::provider::PostgresTable;
 pub(crate) use self::scan::decode;
-use crate::{InsertInto, Source, SourceTable, TableKeys, pass_through};
+use crate::{BreakerState, InsertInto, Source, SourceTable, TableKeys, pass_through};
 
 /// The kind of this source.
 pub(crate) const KIND: &str = "postgres";
@@ -133,7 +134,7 @@ impl Source for PostgresSource {
         pass_through::check(&self.name, self.pass_through, sql)?;
         let connection = self.connect(query).await?;
         let relation = discovery(&connection)?.query(sql).await?;
-        connection.finish().await;
+        connection.finish_prepared().await;
         Ok(Arc::new(PostgresTable::new(Arc::clone(&self.pool), relation, 1)))
     }
 
@@ -152,6 +153,14 @@ impl Source for PostgresSource {
 
     fn takes_rows(&self) -> bool {
         true
+    }
+
+    fn refresh(&self) {
+        self.pool.refresh();
+    }
+
+    fn breaker(&self) -> BreakerState {
+        self.pool.breaker().state()
     }
 
     async fn keys(&self, query: &QueryContext, schema: &str, table: &str) -> Result<TableKeys> {

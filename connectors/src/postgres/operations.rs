@@ -113,7 +113,7 @@ impl Recipe {
         }
         for State { of, field } in states {
             let (sql, scalar) = self.state(*of, field.data_type())?;
-            let column_type = ColumnType { scalar, list: false };
+            let column_type = ColumnType::of(scalar);
             let (name, nullable) = (field.name().clone(), field.is_nullable());
             recipe.columns.push(Column { name, column_type, nullable, metadata: Default::default() });
             recipe.expressions.push(sql);
@@ -229,7 +229,7 @@ impl Recipe {
     /// A column that is no array.
     fn plain(&self, place: usize) -> Answer<Scalar> {
         let column = self.column(place)?;
-        match column.column_type.list {
+        match column.column_type.is_array() {
             true => Err(format!("{} is an array", column.name)),
             false => Ok(column.column_type.scalar),
         }

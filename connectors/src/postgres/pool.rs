@@ -17,13 +17,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::{CancelToken, Client, NoTls};
+use tokio_postgres::{CancelToken, Client, NoTls, SimpleQueryMessage};
 use townlake_common::config::PostgresCatalog;
 use townlake_common::{Error, ErrorCode, QueryContext, QueryId, Result};
 
-use super::error::Server;
+use super::cancel;
+use super::error::{self, Server};
 use super::sql::literal;
 use super::tls::Tls;
+use crate::breaker::Breaker;
 
 /// How long a look-up waits for a connection before it says that the budget is used up.
 const PLANNING_WAIT: Duration = Duration::from_secs(60);
@@ -41,19 +43,19 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How the keys begin under which queries pin their snapshots.
 pub(crate) const PIN_PREFIX: &str = "postgres ";
 
-/// What every connection is set to, so that a value's text is the same on every server.
-const SETTINGS: &str = "SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; \
-     SET extra_float_digits = 1; SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET standard_conforming_strings = on; \
-     SET client_min_messages = error; SET default_transaction_read_only = on";
+/// What every transaction is set to, so that a value's text is the same on every server. All of it is local to the transaction: behind a
+/// pooler (pgbouncer) the next one runs on another connection of the server, and this one serves others.
+const SETTINGS: &str = "SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'postgres'; SET LOCAL TimeZone = 'UTC'; \
+     SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex'; SET LOCAL lc_monetary = 'C'; \
+     SET LOCAL standard_conforming_strings = on; SET LOCAL client_min_messages = error";
 
 /// The time limits that an administrator gave to the account: they are meant for people at a prompt, and would end a scan or
 /// a snapshot in the middle of its query, which has a limit of its own. Not every version knows each.
-const NO_TIME_LIMITS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN \
-     ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout')";
+const TIME_LIMITS: [&str; 3] = ["statement_timeout", "transaction_timeout", "idle_in_transaction_session_timeout"];
 
 /// A server that computes notices only when asked to that its client was killed. Not every version and platform can.
-const NOTICE_A_DEAD_CLIENT: &str = "SELECT pg_catalog.set_config(name, '1s', false) FROM pg_catalog.pg_settings \
-     WHERE name = 'client_connection_check_interval'";
+const CHECK_INTERVAL: &str = "client_connection_check_interval";
+const NOTICE_A_DEAD_CLIENT: &str = "SET LOCAL client_connection_check_interval = '1s'";
 
 /// What a connection is for: it decides how long one waits for it.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +71,11 @@ pub(crate) enum Purpose<'a> {
 }
 
 impl Purpose<'_> {
+    /// Whether it is what a query begins with. The rest belongs to queries that have reached the server already.
+    fn is_planning(self) -> bool {
+        matches!(self, Self::Planning | Self::Snapshot(_))
+    }
+
     /// Whether to go on waiting. Two queries that each hold a snapshot of one catalog and wait for that of the other would
     /// wait for ever: a query that holds one already gives up in time.
     fn is_patient(self) -> bool {
@@ -91,6 +98,7 @@ pub(crate) struct Pool {
     snapshots: Arc<Semaphore>,
     writes: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
+    breaker: Breaker,
 }
 
 struct Idle {
@@ -102,6 +110,10 @@ struct Idle {
 struct Wire {
     client: Client,
     driver: JoinHandle<()>,
+    /// What transactions of this server begin with.
+    settings: String,
+    /// Whether the server was a standby when it was connected.
+    is_standby: bool,
 }
 
 impl Drop for Wire {
@@ -128,8 +140,11 @@ impl Pool {
         config.keepalives(true).keepalives_idle(KEEPALIVE_IDLE).keepalives_interval(KEEPALIVE_INTERVAL);
         config.tcp_user_timeout(UNANSWERED);
         let connections = settings.connections.max(2);
+        let server = Server { catalog: catalog.to_string(), host: host_of(&config) };
+        let reaches = format!("Postgres at {}", server.host);
         Ok(Arc::new(Self {
-            server: Server { catalog: catalog.to_string(), host: host_of(&config) },
+            breaker: Breaker::new(catalog, reaches, settings.breaker_failures, settings.breaker_pause),
+            server,
             config,
             tls,
             connect_timeout: settings.connect_timeout,
@@ -146,30 +161,65 @@ impl Pool {
         &self.server
     }
 
+    /// What stands before its look-ups.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// Closes the idle connections, and forgets that the server could not be reached.
+    pub fn refresh(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock());
+        drop(idle);
+        self.breaker.reset();
+    }
+
     /// A connection inside a transaction (read-only, but to write) that runs under the name of `query`: a fresh snapshot, or `snapshot`.
     ///
     /// Errors: `RESOURCE_EXHAUSTED` when a look-up waits too long for the budget, or the snapshot of a query that holds one
-    /// of another catalog; else what the server says.
+    /// of another catalog; `SOURCE_UNAVAILABLE` at once where the breaker says so; else what the server says.
     pub async fn begin(
         self: &Arc<Self>,
         query: &QueryId,
         purpose: Purpose<'_>,
         snapshot: Option<&str>,
     ) -> Result<Connection> {
+        if !purpose.is_planning() {
+            let permits = self.permits(purpose).await?;
+            return self.begin_with(permits, query, purpose, snapshot).await;
+        }
+        self.breaker.check()?;
         let permits = self.permits(purpose).await?;
+        let attempt = self.breaker.enter()?;
+        let begun = self.begin_with(permits, query, purpose, snapshot).await;
+        match &begun {
+            // It starts up, or has too many clients: it is there.
+            Err(error) if error::is_answer(error) => attempt.reached(),
+            _ => attempt.ended(&begun),
+        }
+        begun
+    }
+
+    async fn begin_with(
+        self: &Arc<Self>,
+        permits: Arc<Permits>,
+        query: &QueryId,
+        purpose: Purpose<'_>,
+        snapshot: Option<&str>,
+    ) -> Result<Connection> {
         let adopt = snapshot.map(|id| format!("SET TRANSACTION SNAPSHOT {};", literal(id))).unwrap_or_default();
         let name = literal(&format!("townlake {query}"));
         let mode = match purpose {
             Purpose::Write => "READ COMMITTED READ WRITE",
             _ => "REPEATABLE READ READ ONLY",
         };
-        let begin = format!("BEGIN ISOLATION LEVEL {mode}; {adopt} SET LOCAL application_name = {name}");
+        let begin = format!("BEGIN ISOLATION LEVEL {mode}; {adopt} SET LOCAL application_name = {name}; ");
         let refused = |error| match snapshot {
             Some(_) => self.server.lost_snapshot(error),
             None => self.server.error("begin a transaction", error),
         };
         // An idle connection may have died unnoticed (a server that was restarted): then the next one, at last a new one.
         while let Some(wire) = self.take_idle() {
+            let begin = format!("{begin}{}", wire.settings);
             let connection = self.lend(wire, permits.clone());
             match timeout(self.connect_timeout, connection.client()?.batch_execute(&begin)).await {
                 Ok(Ok(())) => return Ok(connection),
@@ -177,7 +227,9 @@ impl Pool {
                 _ => drop(connection),
             }
         }
-        let connection = self.lend(self.connect().await?, permits);
+        let wire = self.connect().await?;
+        let begin = format!("{begin}{}", wire.settings);
+        let connection = self.lend(wire, permits);
         match timeout(self.connect_timeout, connection.client()?.batch_execute(&begin)).await {
             Ok(Ok(())) => Ok(connection),
             Ok(Err(error)) => Err(refused(error)),
@@ -225,24 +277,18 @@ impl Pool {
         let doing = "connect";
         let opened = timeout(self.connect_timeout, async {
             let plain = self.tls.mode == SslMode::Disable || is_local(&self.config);
-            let wire = match &self.tls.connector {
+            let (client, driver) = match &self.tls.connector {
                 Some(tls) if !plain => {
                     let (client, connection) = self.config.connect(tls.clone()).await?;
-                    Wire { client, driver: tokio::spawn(drive(connection)) }
+                    (client, tokio::spawn(drive(connection)))
                 }
                 _ => {
                     let (client, connection) = self.config.connect(NoTls).await?;
-                    Wire { client, driver: tokio::spawn(drive(connection)) }
+                    (client, tokio::spawn(drive(connection)))
                 }
             };
-            wire.client.batch_execute(SETTINGS).await?;
-            wire.client.batch_execute(NO_TIME_LIMITS).await?;
-            if let Err(error) = wire.client.batch_execute(NOTICE_A_DEAD_CLIENT).await {
-                if error.as_db_error().is_none() {
-                    return Err(error);
-                }
-                tracing::debug!(catalog = %self.server.catalog, "the server cannot watch for clients that are gone");
-            }
+            let mut wire = Wire { client, driver, settings: String::new(), is_standby: false };
+            (wire.settings, wire.is_standby) = self.get_to_know(&wire.client).await?;
             Ok(wire)
         });
         match opened.await {
@@ -250,6 +296,36 @@ impl Pool {
             Ok(Err(error)) => Err(self.server.error(doing, error)),
             Err(_) => Err(self.server.timed_out(doing)),
         }
+    }
+
+    /// What transactions of this server begin with ([`SETTINGS`], and what it knows of the others), and whether it is a standby.
+    async fn get_to_know(&self, client: &Client) -> std::result::Result<(String, bool), tokio_postgres::Error> {
+        let names =
+            TIME_LIMITS.iter().chain([&CHECK_INTERVAL]).map(|name| literal(name)).collect::<Vec<_>>().join(", ");
+        let ask = format!(
+            "BEGIN READ ONLY; SET LOCAL statement_timeout = 0; \
+             SELECT name FROM pg_catalog.pg_settings WHERE name IN ({names}) \
+             UNION ALL SELECT 'standby' WHERE pg_catalog.pg_is_in_recovery(); COMMIT"
+        );
+        let answer = client.simple_query(&ask).await?;
+        let known = |wanted: &str| {
+            answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(wanted)))
+        };
+        let mut settings = SETTINGS.to_string();
+        for limit in TIME_LIMITS.iter().filter(|limit| known(limit)) {
+            settings.push_str(&format!("; SET LOCAL {limit} = 0"));
+        }
+        if known(CHECK_INTERVAL) {
+            match client.batch_execute(&format!("BEGIN READ ONLY; {NOTICE_A_DEAD_CLIENT}; COMMIT")).await {
+                Ok(()) => settings.push_str(&format!("; {NOTICE_A_DEAD_CLIENT}")),
+                Err(error) if error.as_db_error().is_some() => {
+                    tracing::debug!(catalog = %self.server.catalog, "the server cannot watch for clients that are gone");
+                    client.batch_execute("ROLLBACK").await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((settings, known("standby")))
     }
 
     fn lend(self: &Arc<Self>, wire: Wire, permits: Arc<Permits>) -> Connection {
@@ -269,10 +345,8 @@ impl Pool {
 
     /// Asks the server to end the running statement of another connection. Best effort: the socket is closed after it.
     async fn cancel(&self, token: CancelToken) {
-        let sent = match &self.tls.connector {
-            Some(tls) if !is_local(&self.config) => timeout(FAREWELL, token.cancel_query(tls.clone())).await,
-            _ => timeout(FAREWELL, token.cancel_query(NoTls)).await,
-        };
+        let tls = self.tls.connector.clone().filter(|_| !is_local(&self.config));
+        let sent = timeout(FAREWELL, cancel::send(&self.config, tls, token)).await;
         if !matches!(sent, Ok(Ok(()))) {
             tracing::debug!(catalog = %self.server.catalog, "the server could not be asked to cancel a statement");
         }
@@ -290,7 +364,7 @@ struct Permits {
     _held: Vec<OwnedSemaphorePermit>,
 }
 
-/// A connection in a transaction. Dropped before [`Connection::finish`], its statement is cancelled on the server and the
+/// A connection in a transaction. Dropped before [`Connection::finish`], its statement is ended on the server and the
 /// connection closed; its place in the budget is free only then.
 pub(crate) struct Connection {
     pool: Arc<Pool>,
@@ -310,6 +384,20 @@ impl Connection {
         &self.pool.server
     }
 
+    /// Makes sure that what was read of a snapshot is whole. On a standby it may not be: replay waits for (and then ends) the transactions
+    /// that it found in its way, and one that joins a snapshot after that is not among them. The one that exported it is: while it
+    /// lives, nothing that it sees has been removed.
+    pub async fn check_snapshot(&self, id: &str) -> Result<()> {
+        if !self.wire.as_ref().is_some_and(|wire| wire.is_standby) {
+            return Ok(());
+        }
+        let join = format!(
+            "COMMIT; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+            literal(id)
+        );
+        self.client()?.batch_execute(&join).await.map_err(|error| self.server().lost_snapshot(error))
+    }
+
     /// Ends the transaction and keeps the connection for the next user. A connection that cannot is closed.
     pub async fn finish(mut self) {
         let Ok(client) = self.client() else { return };
@@ -318,6 +406,17 @@ impl Connection {
             && let Some(wire) = self.wire.take()
         {
             self.pool.give_back(wire);
+        }
+    }
+
+    /// Ends a transaction in which statements were prepared, and closes the connection. The driver keeps some of its own (it looks up
+    /// types with them): behind a pooler they would lie about in a connection that others use next.
+    pub async fn finish_prepared(mut self) {
+        let Ok(client) = self.client() else { return };
+        let ended = timeout(FAREWELL, client.batch_execute("DEALLOCATE ALL; COMMIT")).await;
+        if matches!(ended, Ok(Ok(()))) {
+            self.wire = None;
+            self.permits = None;
         }
     }
 
@@ -353,6 +452,9 @@ impl Drop for Connection {
         self.runtime.spawn(async move {
             if !wire.client.is_closed() {
                 pool.cancel(wire.client.cancel_token()).await;
+                // Its end, and not only the request for it: the budget counts what runs, and pgbouncer before 1.21 may crash when a client
+                // leaves while its cancel is under way (pgbouncer/pgbouncer#822).
+                let _ = timeout(FAREWELL, wire.client.batch_execute("ROLLBACK")).await;
             }
             drop(wire);
             drop(permits);

@@ -24,6 +24,7 @@ const BATCH_BYTES: usize = 8 << 20;
 /// A running COPY. Dropped before its end, the statement is cancelled on the server.
 pub(crate) struct SplitReader {
     recipe: Arc<Recipe>,
+    split: Split,
     schema: SchemaRef,
     rows: Pin<Box<CopyOutStream>>,
     frames: CopyFrames,
@@ -52,6 +53,7 @@ impl SplitReader {
             frames: CopyFrames::new(recipe.columns.len()),
             columns: recipe.columns.iter().map(|column| ColumnBuilder::new(column.column_type)).collect(),
             recipe: Arc::clone(recipe),
+            split,
             metrics: metrics.clone(),
             server: pool.server().clone(),
             connection: Some(connection),
@@ -70,6 +72,7 @@ impl SplitReader {
                 }
                 // Not at the next call: whoever has all rows that it wants may never make it.
                 if let Some(connection) = self.connection.take() {
+                    connection.check_snapshot(&self.recipe.snapshot).await?;
                     connection.finish_later();
                 }
                 break;
@@ -79,7 +82,7 @@ impl SplitReader {
             let _timer = self.metrics.baseline.elapsed_compute().timer();
             self.frames.push(&chunk);
             rows += append(&mut self.frames, &mut self.columns)
-                .map_err(|fault| fault.into_error(&self.recipe, &self.server))?;
+                .map_err(|fault| fault.into_error(&self.recipe, self.split, &self.server))?;
         }
         if rows == 0 {
             return Ok(None);
@@ -119,23 +122,32 @@ fn append(frames: &mut CopyFrames, columns: &mut [ColumnBuilder]) -> std::result
 }
 
 impl Fault {
-    fn into_error(self, recipe: &Recipe, server: &Server) -> Error {
-        let column = |index: usize| recipe.columns.get(index).map_or("?", |column| column.name.as_str());
+    fn into_error(self, recipe: &Recipe, split: Split, server: &Server) -> Error {
+        let column = |index: usize| {
+            let column = recipe.columns.get(index).map_or("?", |column| column.name.as_str());
+            format!("column {}.{column}", name(recipe))
+        };
         match self {
             Self::Frame(what) => server.corrupt(what),
             Self::Value { column: index, fault: ValueFault::Malformed } => {
-                server.corrupt(&format!("a value of column {}.{}", name(recipe), column(index)))
+                server.corrupt(&format!("a value of {}{}", column(index), place(split)))
             }
             Self::Value { column: index, fault: ValueFault::NotRepresentable(what) } => {
-                let message = format!(
-                    "column {}.{} holds {what}, which the engine cannot represent",
-                    name(recipe),
-                    column(index)
-                );
+                let message =
+                    format!("{} holds {what}{}, which the engine cannot represent", column(index), place(split));
                 Error::new(ErrorCode::FormatNotSupported, message)
                     .with_hint("leave the column out, or read it through a Postgres view that casts it to text")
             }
         }
+    }
+}
+
+/// Where in the table: its `ctid` tells a row's block.
+fn place(split: Split) -> String {
+    match (split.first, split.end) {
+        (None, None) => String::new(),
+        (first, Some(end)) => format!(" (in blocks {} to {})", first.unwrap_or_default(), end.saturating_sub(1)),
+        (Some(first), None) => format!(" (in the blocks from {first} on)"),
     }
 }
 

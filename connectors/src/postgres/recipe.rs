@@ -183,7 +183,7 @@ pub(crate) mod tests {
     pub(crate) fn sample() -> Recipe {
         let column = |name: &str, scalar| Column {
             name: name.to_string(),
-            column_type: ColumnType { scalar, list: false },
+            column_type: ColumnType::of(scalar),
             nullable: true,
             metadata: HashMap::from([("townlake.source_type".to_string(), "x".to_string())]),
         };

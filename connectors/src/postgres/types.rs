@@ -16,9 +16,11 @@
 //! | timestamp, timestamptz | Timestamp(µs), Timestamp(µs, "+00:00") |
 //! | interval | Interval(MonthDayNano) |
 //! | uuid | Utf8, lower case with hyphens |
-//! | one-dimensional arrays of these | List |
+//! | arrays of these, of one to six dimensions | List of List …, as deep as the column is declared |
 //! | domains | as their base type |
 //! | everything else (money, inet, ranges, composites, extensions' types) | Utf8: the server's text |
+//!
+//! Postgres does not hold an array to its declared dimensions: a value of others is refused when it is read ([`super::values`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -52,11 +54,15 @@ pub(crate) enum Scalar {
     Uuid,
 }
 
-/// A scalar, or a one-dimensional array of it.
+/// The most dimensions of an array in Postgres.
+pub(crate) const MOST_DIMENSIONS: u8 = 6;
+
+/// A scalar, or an array of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ColumnType {
     pub scalar: Scalar,
-    pub list: bool,
+    /// Of an array, as they are declared; 0: no array.
+    pub dimensions: u8,
 }
 
 /// One column of a scan.
@@ -82,14 +88,26 @@ impl Column {
 }
 
 impl ColumnType {
-    /// The Arrow type of the values.
-    pub fn arrow(self) -> DataType {
-        let scalar = self.scalar.arrow();
-        if self.list { DataType::List(Arc::new(Field::new_list_field(scalar, true))) } else { scalar }
+    /// No array.
+    pub fn of(scalar: Scalar) -> Self {
+        Self { scalar, dimensions: 0 }
     }
 
+    /// Whether it is an array.
+    pub fn is_array(self) -> bool {
+        self.dimensions > 0
+    }
+
+    /// The Arrow type of the values.
+    pub fn arrow(self) -> DataType {
+        let list = |of: DataType| DataType::List(Arc::new(Field::new_list_field(of, true)));
+        (0..self.dimensions).fold(self.scalar.arrow(), |of, _| list(of))
+    }
+
+    /// The type's name in SQL.
     pub fn sql(self) -> String {
-        let array = if self.list { "[]" } else { "" };
+        // However many dimensions: to Postgres it is one type.
+        let array = if self.is_array() { "[]" } else { "" };
         format!("{}{array}", self.scalar.sql())
     }
 
@@ -112,7 +130,7 @@ impl ColumnType {
             Scalar::Interval => (WireScalar::Interval, 0, 0),
             Scalar::Uuid => (WireScalar::Uuid, 0, 0),
         };
-        WireType { scalar: scalar.into(), precision, scale, list: self.list }
+        WireType { scalar: scalar.into(), precision, scale, dimensions: self.dimensions.into() }
     }
 
     /// The type that [`ColumnType::to_wire`] wrote; `None` for anything else.
@@ -139,7 +157,8 @@ impl ColumnType {
             WireScalar::Interval => Scalar::Interval,
             WireScalar::Uuid => Scalar::Uuid,
         };
-        Some(Self { scalar, list: wire.list })
+        let dimensions = u8::try_from(wire.dimensions).ok().filter(|dimensions| *dimensions <= MOST_DIMENSIONS)?;
+        Some(Self { scalar, dimensions })
     }
 }
 
@@ -206,6 +225,9 @@ pub(crate) fn classify(resolved: &Resolved<'_>) -> (Scalar, Option<String>) {
         return (Scalar::Text, None);
     }
     let as_text = |why: &str| (Scalar::Text, Some(format!("read as text: {why}")));
+    if resolved.schema != "pg_catalog" && resolved.name == "citext" {
+        return as_text("here upper and lower case differ");
+    }
     if resolved.schema != "pg_catalog" {
         return as_text(&format!("type {} is not known to the engine", resolved.name));
     }
@@ -232,6 +254,8 @@ pub(crate) fn classify(resolved: &Resolved<'_>) -> (Scalar, Option<String>) {
         "timestamptz" => Scalar::Timestamptz,
         "interval" => Scalar::Interval,
         "uuid" => Scalar::Uuid,
+        // A domain over an array, in an array: int4's array is named _int4.
+        other if other.starts_with('_') => return as_text("an array within an array"),
         other => return as_text(&format!("type {other} is not known to the engine")),
     };
     (scalar, None)
@@ -271,14 +295,17 @@ mod tests {
     fn types_cross_the_wire() {
         let scalars = [Scalar::Numeric { precision: 40, scale: 3 }, Scalar::Timestamptz, Scalar::Uuid, Scalar::Bool];
         for scalar in scalars {
-            for list in [false, true] {
-                let column_type = ColumnType { scalar, list };
+            for dimensions in [0, 1, 6] {
+                let column_type = ColumnType { scalar, dimensions };
                 assert_eq!(ColumnType::from_wire(&column_type.to_wire()), Some(column_type));
             }
         }
-        let mut hostile = ColumnType { scalar: scalars[0], list: false }.to_wire();
+        let mut hostile = ColumnType::of(scalars[0]).to_wire();
         hostile.precision = 200;
         assert_eq!(ColumnType::from_wire(&hostile), None);
+        let mut deep = ColumnType::of(Scalar::Bool).to_wire();
+        deep.dimensions = 7;
+        assert_eq!(ColumnType::from_wire(&deep), None);
     }
 
     #[test]

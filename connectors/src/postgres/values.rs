@@ -43,7 +43,10 @@ impl ColumnBuilder {
     /// An empty builder.
     pub fn new(column_type: ColumnType) -> Self {
         let values = ScalarBuilder::new(column_type.scalar);
-        if column_type.list { Self::List(ListBuilder::new(column_type.scalar, values)) } else { Self::Scalar(values) }
+        match column_type.dimensions {
+            0 => Self::Scalar(values),
+            dimensions => Self::List(ListBuilder::new(column_type.scalar, values, dimensions)),
+        }
     }
 
     /// Appends one field; `None` is NULL.
@@ -185,44 +188,66 @@ impl ScalarBuilder {
     }
 }
 
-/// One-dimensional arrays. Lower bounds are not kept: Arrow has none.
+/// Arrays of the declared dimensions. Lower bounds are not kept: Arrow has none.
 pub(crate) struct ListBuilder {
     element: DataType,
     values: ScalarBuilder,
-    lengths: Vec<usize>,
+    /// Per dimension, the outermost first: the lengths of its lists so far.
+    lengths: Vec<Vec<usize>>,
+    /// Of the outermost: inner ones are never NULL.
     validity: NullBufferBuilder,
 }
 
 impl ListBuilder {
-    fn new(scalar: Scalar, values: ScalarBuilder) -> Self {
-        Self { element: scalar.arrow(), values, lengths: Vec::new(), validity: NullBufferBuilder::new(0) }
+    fn new(scalar: Scalar, values: ScalarBuilder, dimensions: u8) -> Self {
+        let lengths = vec![Vec::new(); dimensions.into()];
+        Self { element: scalar.arrow(), values, lengths, validity: NullBufferBuilder::new(0) }
     }
 
     fn append(&mut self, field: Option<&[u8]>) -> Outcome {
-        let length = match field {
-            None => 0,
+        match field {
+            None => self.append_no_elements(),
             Some(bytes) => self.append_elements(bytes)?,
-        };
-        self.lengths.push(length);
+        }
         self.validity.append(field.is_some());
         Ok(())
     }
 
-    /// On the wire: dimensions, flags, element type, then per dimension length and lower bound, then the elements.
-    fn append_elements(&mut self, bytes: &[u8]) -> Result<usize, ValueFault> {
+    fn append_no_elements(&mut self) {
+        if let Some(outermost) = self.lengths.first_mut() {
+            outermost.push(0);
+        }
+    }
+
+    /// On the wire: dimensions, flags, element type, then per dimension length and lower bound, then the elements. An array without
+    /// elements has no dimensions, whatever is declared.
+    fn append_elements(&mut self, bytes: &[u8]) -> Outcome {
         let mut rest = bytes;
         let dimensions = word(&mut rest)?;
         let _has_nulls = word(&mut rest)?;
         let _element_type = word(&mut rest)?;
-        match dimensions {
-            0 => return if rest.is_empty() { Ok(0) } else { Err(Malformed) },
-            1 => {}
-            2..=6 => return Err(NotRepresentable("an array of more than one dimension")),
+        match usize::try_from(dimensions) {
+            Ok(0) if rest.is_empty() => {
+                self.append_no_elements();
+                return Ok(());
+            }
+            Ok(found @ 1..=6) if found == self.lengths.len() => {}
+            Ok(1..=6) => return Err(NotRepresentable("an array of other dimensions than are declared")),
             _ => return Err(Malformed),
         }
-        let length = usize::try_from(word(&mut rest)?).map_err(|_| Malformed)?;
-        let _lower_bound = word(&mut rest)?;
-        for _ in 0..length {
+        let mut lists = 1usize;
+        for lengths in &mut self.lengths {
+            let length = usize::try_from(word(&mut rest)?).map_err(|_| Malformed)?;
+            let _lower_bound = word(&mut rest)?;
+            let inner = lists.checked_mul(length).ok_or(Malformed)?;
+            // Each element has four bytes at least: no more are believed than can have come.
+            if inner == 0 || inner > bytes.len() / 4 {
+                return Err(Malformed);
+            }
+            lengths.extend(std::iter::repeat_n(length, lists));
+            lists = inner;
+        }
+        for _ in 0..lists {
             match word(&mut rest)? {
                 -1 => self.values.append(None)?,
                 size => {
@@ -233,14 +258,21 @@ impl ListBuilder {
                 }
             }
         }
-        if rest.is_empty() { Ok(length) } else { Err(Malformed) }
+        if rest.is_empty() { Ok(()) } else { Err(Malformed) }
     }
 
     fn finish(&mut self) -> Result<ArrayRef, arrow::error::ArrowError> {
-        let field = Arc::new(Field::new_list_field(self.element.clone(), true));
-        let offsets = OffsetBuffer::from_lengths(std::mem::take(&mut self.lengths));
-        let list = ListArray::try_new(field, offsets, self.values.finish(), self.validity.finish())?;
-        Ok(Arc::new(list))
+        let mut array = self.values.finish();
+        let mut of = self.element.clone();
+        let mut validity = self.validity.finish();
+        for (depth, lengths) in self.lengths.iter_mut().enumerate().rev() {
+            let field = Arc::new(Field::new_list_field(of, true));
+            let offsets = OffsetBuffer::from_lengths(std::mem::take(lengths));
+            let nulls = if depth == 0 { validity.take() } else { None };
+            array = Arc::new(ListArray::try_new(Arc::clone(&field), offsets, array, nulls)?);
+            of = DataType::List(field);
+        }
+        Ok(array)
     }
 }
 
@@ -311,20 +343,24 @@ mod tests {
 
     use super::*;
 
-    fn column(scalar: Scalar, list: bool) -> ColumnBuilder {
-        ColumnBuilder::new(ColumnType { scalar, list })
+    fn column(scalar: Scalar, dimensions: u8) -> ColumnBuilder {
+        ColumnBuilder::new(ColumnType { scalar, dimensions })
+    }
+
+    fn wire(words: &[i32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_be_bytes()).collect()
     }
 
     #[test]
     fn infinities_are_refused_by_name() {
-        let mut dates = column(Scalar::Date, false);
+        let mut dates = column(Scalar::Date, 0);
         assert_eq!(dates.append(Some(&i32::MAX.to_be_bytes())), Err(NotRepresentable("infinity")));
         dates.append(Some(&0i32.to_be_bytes())).unwrap();
         dates.append(None).unwrap();
         let array = dates.finish().unwrap();
         assert_eq!(array.as_primitive::<Date32Type>().value(0), EPOCH_DAYS);
         assert!(array.is_null(1));
-        let mut times = column(Scalar::Timestamptz, false);
+        let mut times = column(Scalar::Timestamptz, 0);
         assert_eq!(times.append(Some(&i64::MIN.to_be_bytes())), Err(NotRepresentable("-infinity")));
         assert!(matches!(times.append(Some(&(i64::MAX - 1).to_be_bytes())), Err(NotRepresentable(_))));
     }
@@ -332,8 +368,7 @@ mod tests {
     #[test]
     fn arrays_with_nulls_and_no_elements() {
         let mut words = vec![1i32, 1, 23, 2, 1, 4, 7, -1];
-        let wire = |words: &[i32]| words.iter().flat_map(|w| w.to_be_bytes()).collect::<Vec<u8>>();
-        let mut lists = column(Scalar::Int4, true);
+        let mut lists = column(Scalar::Int4, 1);
         lists.append(Some(&wire(&words))).unwrap();
         lists.append(None).unwrap();
         lists.append(Some(&wire(&[0, 0, 23]))).unwrap();
@@ -349,11 +384,41 @@ mod tests {
     }
 
     #[test]
+    fn arrays_of_several_dimensions() {
+        let mut lists = column(Scalar::Int4, 2);
+        // {{1,NULL},{3,4},{5,6}} from the lower bounds -7 and 9
+        let words = [2, 1, 23, 3, -7, 2, 9, 4, 1, -1, 4, 3, 4, 4, 4, 5, 4, 6];
+        lists.append(Some(&wire(&words))).unwrap();
+        lists.append(None).unwrap();
+        lists.append(Some(&wire(&[0, 0, 23]))).unwrap();
+        let array = lists.finish().unwrap();
+        assert_eq!(array.data_type(), &ColumnType { scalar: Scalar::Int4, dimensions: 2 }.arrow());
+        let outer = array.as_list::<i32>();
+        assert_eq!((outer.len(), outer.value_length(0), outer.is_null(1), outer.value_length(2)), (3, 3, true, 0));
+        let (first, last) = (outer.value(0).as_list::<i32>().value(0), outer.value(0).as_list::<i32>().value(2));
+        assert!(first.is_null(1) && first.as_primitive::<Int32Type>().value(0) == 1);
+        assert_eq!(last.as_primitive::<Int32Type>().values(), &[5, 6]);
+        // one dimension, though two are declared
+        let error = lists.append(Some(&wire(&[1, 0, 23, 1, 1, 4, 7])));
+        assert!(matches!(error, Err(NotRepresentable(_))), "{error:?}");
+        for hostile in [
+            vec![2, 0, 23, i32::MAX, 1, i32::MAX, 1],
+            vec![2, 0, 23, 2, 1, 0, 1],
+            vec![2, 0, 23, 1 << 20, 1, 1, 1, -1],
+            vec![2, 0, 23, -1, 1, 2, 1],
+            vec![7, 0, 23],
+            vec![-1, 0, 23],
+        ] {
+            assert_eq!(column(Scalar::Int4, 2).append(Some(&wire(&hostile))), Err(Malformed), "{hostile:?}");
+        }
+    }
+
+    #[test]
     fn wrong_lengths_are_malformed() {
         let scalars =
             [Scalar::Bool, Scalar::Int2, Scalar::Int8, Scalar::Float4, Scalar::Uuid, Scalar::Interval, Scalar::Time];
         for scalar in scalars {
-            assert_eq!(column(scalar, false).append(Some(&[1, 2, 3])), Err(Malformed), "{scalar:?}");
+            assert_eq!(column(scalar, 0).append(Some(&[1, 2, 3])), Err(Malformed), "{scalar:?}");
         }
     }
 }

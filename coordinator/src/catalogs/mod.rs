@@ -303,6 +303,20 @@ impl Catalogs {
         }
     }
 
+    /// The source behind a catalog that the principal may read.
+    ///
+    /// Errors: `CATALOG_NOT_FOUND`; `NOT_SUPPORTED` for a catalog that is no source.
+    pub(crate) async fn source(&self, principal: &Principal, catalog: &str) -> Result<Arc<dyn Source>> {
+        match self.backend(principal, catalog).await? {
+            Backend::Source(source) => Ok(source),
+            Backend::Lake(_) | Backend::System => {
+                let message =
+                    format!("catalog {catalog} has no source to refresh: its tables are looked up in each query");
+                Err(Error::new(ErrorCode::NotSupported, message))
+            }
+        }
+    }
+
     fn check_may_write(&self, principal: &Principal, catalog: &str) -> Result<()> {
         let made = || self.sources.made_named(catalog).filter(|_| !self.is_configured(catalog));
         if self.access.can_write(principal, catalog) || made().is_some_and(|made| made.config.writable_by(principal)) {

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use townlake_common::{Error, ErrorCode, Result};
+use townlake_connectors::BreakerState;
 
 /// The counters of one coordinator. Each has its own registry, so that several live in one process.
 pub struct Metrics {
@@ -76,16 +78,55 @@ impl Metrics {
     /// The text that Prometheus reads, with the gauges as they are now.
     ///
     /// Errors: an internal fault of the encoder.
-    pub fn exposition(&self, executors: usize, slots: usize, sessions: usize) -> Result<String> {
+    pub fn exposition(
+        &self,
+        executors: usize,
+        slots: usize,
+        sessions: usize,
+        breakers: &[BreakerState],
+    ) -> Result<String> {
         self.executors.set(as_gauge(executors));
         self.slots.set(as_gauge(slots));
         self.sessions.set(as_gauge(sessions));
         let mut text = Vec::new();
+        let of_sources = families(breakers)
+            .map_err(|e| Error::internal("the metrics of the sources cannot be registered").with_source(e))?;
+        let families: Vec<_> = self.registry.gather().into_iter().chain(of_sources).collect();
         TextEncoder::new()
-            .encode(&self.registry.gather(), &mut text)
+            .encode(&families, &mut text)
             .map_err(|e| Error::internal("the metrics cannot be written").with_source(e))?;
         String::from_utf8(text).map_err(|e| Error::internal("the metrics are not text").with_source(e))
     }
+}
+
+/// What the breakers have seen. Made anew each time: catalogs come and go.
+fn families(breakers: &[BreakerState]) -> prometheus::Result<Vec<MetricFamily>> {
+    let registry = Registry::new();
+    let open = IntGaugeVec::new(
+        Opts::new(
+            "townlake_source_breaker_open",
+            "Whether queries of the catalog are refused: it could not be reached.",
+        ),
+        &["catalog"],
+    )?;
+    let failures = IntCounterVec::new(
+        Opts::new("townlake_source_failures_total", "Look-ups that did not reach the source of the catalog."),
+        &["catalog"],
+    )?;
+    let refused = IntCounterVec::new(
+        Opts::new("townlake_source_refused_total", "Look-ups that were refused without a try, after such failures."),
+        &["catalog"],
+    )?;
+    for breaker in breakers {
+        let of = [breaker.catalog.as_str()];
+        open.with_label_values(&of).set(breaker.is_open.into());
+        failures.with_label_values(&of).inc_by(breaker.failures);
+        refused.with_label_values(&of).inc_by(breaker.refused);
+    }
+    registry.register(Box::new(open))?;
+    registry.register(Box::new(failures))?;
+    registry.register(Box::new(refused))?;
+    Ok(registry.gather())
 }
 
 /// A statement that runs. Dropped without a verdict, it counts as cancelled: its client went away.

@@ -12,6 +12,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use townlake_common::{Error, Result};
+use townlake_connectors::SourceConnections;
 use townlake_store::Store;
 
 pub use metrics::{Metrics, OpenStream, RunningQuery};
@@ -30,6 +31,8 @@ pub struct HttpDoor {
     pub store: Store,
     /// Whose sessions are counted.
     pub sessions: SessionStore,
+    /// Whose breakers are told.
+    pub sources: Arc<SourceConnections>,
     /// Cancelled when the coordinator stops: it is not ready from then on.
     pub stopping: CancellationToken,
 }
@@ -70,7 +73,7 @@ async fn ready(State(door): State<HttpDoor>) -> Response {
 async fn exposition(State(door): State<HttpDoor>) -> Response {
     let executors =
         door.scheduler.nodes().iter().filter(|node| node.role() == townlake_cluster::Role::Executor).count();
-    match door.metrics.exposition(executors, door.scheduler.slots(), door.sessions.len()) {
+    match door.metrics.exposition(executors, door.scheduler.slots(), door.sessions.len(), &door.sources.breakers()) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => {
             tracing::error!(code = %error.code(), "metrics could not be written");

@@ -1,5 +1,6 @@
 //! What the doors talk to: prepare a statement, execute it, cancel it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -383,15 +384,27 @@ pub fn found_in(store: Store) -> FindDefinition {
     })
 }
 
-/// Learns of what other coordinators make and drop, as long as the connections live.
+/// Learns of what other coordinators make, drop and refresh, as long as the connections live.
 fn keep_up(sources: &Arc<SourceConnections>, store: Store) {
     let sources = Arc::downgrade(sources);
     tokio::spawn(async move {
+        let mut refreshed = BTreeMap::new();
         loop {
             tokio::time::sleep(LOOK_FOR_CATALOGS).await;
             let Some(sources) = sources.upgrade() else { return };
-            match store.catalogs().await {
-                Ok(definitions) => sources.set_made(definitions),
+            let heard = async {
+                sources.set_made(store.catalogs().await?);
+                store.catalog_refreshes().await
+            };
+            match heard.await {
+                Ok(refreshes) => {
+                    for (name, _) in refreshes.iter().filter(|(name, id)| refreshed.get(*name) != Some(*id)) {
+                        if let Some(source) = sources.source(name) {
+                            source.refresh();
+                        }
+                    }
+                    refreshed = refreshes;
+                }
                 Err(error) => tracing::warn!(%error, "what other coordinators made cannot be told"),
             }
         }

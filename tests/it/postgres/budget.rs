@@ -82,6 +82,8 @@ async fn time_limits_of_the_account_end_no_query_of_ours() {
     tokio::time::sleep(Duration::from_millis(400)).await;
     let limits = read("limits").await;
     assert_eq!(limits[0].column(0).as_string::<i32>().value(0), "0");
-    let ended = crm.postgres.log().lines().filter(|line| line.contains("timeout") && line.contains("FATAL")).count();
-    assert_eq!(ended, 0, "no connection was ended while it lay idle");
+    // What lies idle may be ended; nothing that works.
+    let log = crm.postgres.log();
+    let ended: Vec<_> = log.lines().filter(|line| line.contains("timeout") && line.contains("FATAL")).collect();
+    assert!(ended.iter().all(|line| line.contains("idle-session timeout")), "{ended:?}");
 }

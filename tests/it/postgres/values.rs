@@ -86,7 +86,7 @@ async fn what_cannot_be_represented_is_named() {
         INSERT INTO odd (kind, iv) VALUES ('iv', '9999999 hours');";
     let Some(crm) = Crm::new("what_cannot_be_represented", sql).await else { return };
     let kinds = [("d", "infinity"), ("ts", "-infinity"), ("tz", "infinity"), ("n", "NaN"), ("tm", "24:00:00")];
-    for (column, value) in kinds.into_iter().chain([("a", "more than one dimension"), ("iv", "292 years")]) {
+    for (column, value) in kinds.into_iter().chain([("a", "other dimensions than are declared"), ("iv", "292 years")]) {
         let error =
             crm.query(&["odd"], &format!("SELECT {column} FROM odd WHERE kind = '{column}'")).await.unwrap_err();
         assert_eq!(error.code(), ErrorCode::FormatNotSupported, "{error}");

@@ -19,6 +19,7 @@ pub(super) enum Task {
     SetCurrentSnapshot,
     FastForward,
     RegisterTable,
+    Refresh,
     KillQuery,
 }
 
@@ -59,7 +60,7 @@ impl Procedure {
     }
 }
 
-/// Those of a lake, sorted.
+/// All of them, sorted.
 pub(super) fn names() -> Vec<&'static str> {
     let mut names: Vec<_> = ALL.iter().map(|procedure| procedure.name).collect();
     names.sort_unstable();
@@ -192,6 +193,7 @@ static ALL: LazyLock<Vec<Procedure>> = LazyLock::new(|| {
             ],
             maintains: false,
         },
+        Procedure { name: "refresh", task: Task::Refresh, parameters: vec![], results: vec![], maintains: false },
         Procedure {
             name: "kill_query",
             task: Task::KillQuery,

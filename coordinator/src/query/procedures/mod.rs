@@ -1,4 +1,4 @@
-//! `CALL catalog.system.procedure(…)`: looking after the tables of a lake, and ending queries.
+//! `CALL catalog.system.procedure(…)`: looking after the tables of a lake, forgetting what is remembered of a source, and ending queries.
 //!
 //! What there is stands in [`list`]; arguments are constants, by position or by name ([`arguments`]); [`maintain`],
 //! [`branches`] and [`import`] do the work in the lake's words.
@@ -65,6 +65,9 @@ impl Run<'_> {
             return Err(Error::new(ErrorCode::InvalidQuery, format!("{name}: no catalog is current"))
                 .with_hint("CALL catalog.system.procedure(…), or USE catalog first"));
         };
+        if procedure.task == Task::Refresh {
+            return self.refresh(catalog).await;
+        }
         let lake = self.service.catalogs.writable(&self.session.principal, &catalog).await?;
         let table = self.table_argument(&arguments, &catalog)?;
         self.tracked.set_catalogs(vec![catalog]);
@@ -83,8 +86,17 @@ impl Run<'_> {
                 self.move_branch(&call).await
             }
             Task::RegisterTable => self.register_table(&call).await,
-            Task::KillQuery => Err(not_found(name)),
+            Task::Refresh | Task::KillQuery => Err(not_found(name)),
         }
+    }
+
+    /// Here at once, on the other coordinators when they look into the store.
+    async fn refresh(&self, catalog: String) -> Result<RecordBatch> {
+        let source = self.service.catalogs.source(&self.session.principal, &catalog).await?;
+        self.tracked.set_catalogs(vec![catalog.clone()]);
+        source.refresh();
+        self.service.store().refresh_catalog(&catalog, self.tracked.context.id.as_str()).await?;
+        command_batch(format!("catalog {catalog} is refreshed"))
     }
 
     async fn kill_query(&self, arguments: &Arguments) -> Result<RecordBatch> {
