@@ -12,6 +12,7 @@ pub mod codec;
 mod connections;
 pub mod dynamic_filters;
 mod filters;
+mod http;
 mod kafka;
 mod nothing_pushed;
 pub mod operation;

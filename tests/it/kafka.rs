@@ -1,9 +1,12 @@
 //! The Kafka connector against a real Apache Kafka, filled by librdkafka and by Kafka's own tools: values, ranges of offsets,
 //! transactions, failures.
 
+mod avro;
 mod failures;
 mod federated;
+mod protobuf;
 mod ranges;
+mod registered;
 mod transactions;
 mod values;
 

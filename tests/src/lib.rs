@@ -5,4 +5,5 @@ pub mod bigquery;
 pub mod clickhouse;
 pub mod kafka;
 pub mod postgres;
+pub mod registry;
 pub mod town;

@@ -67,7 +67,7 @@ impl SourceScan for Recipe {
     fn read(self: Arc<Self>, connections: &SourceConnections, split: Vec<u8>, metrics: ScanMetrics) -> Result<Batches> {
         let source = connections.of::<KafkaSource>(&self.catalog)?;
         let split = Split::decode(&split)?;
-        let open = async move { SplitReader::open(source.cluster(), &self, split, &metrics).await };
+        let open = async move { SplitReader::open(source.cluster(), source.registry(), &self, split, &metrics).await };
         Ok(opened(open, SplitReader::next))
     }
 }
