@@ -186,7 +186,7 @@ mod tests {
             ("{}", "`tables`"),
             ("[1]", "`tables`"),
             (r#"[{"topic": "t", "fromat": "json"}]"#, "format"),
-            (r#"[{"topic": "t", "format": "hunter2"}]"#, "format"),
+            (r#"[{"topic": "t", "format": "hunter2"}]"#, "protobuf"),
         ] {
             let error = definition("kafka", json!({"brokers": ["a:1"], "tables": tables})).config().unwrap_err();
             assert_eq!(error.code(), ErrorCode::InvalidArgument, "{error}");

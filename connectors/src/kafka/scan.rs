@@ -55,9 +55,9 @@ impl SourceScan for Recipe {
         }
     }
 
-    /// Offsets are pinned, and what is at an offset never changes.
+    /// Offsets are pinned, and what is at an offset never changes. Only a schema that is unknown, and counted, may be known later.
     fn gives_the_same_again(&self) -> bool {
-        true
+        self.values.is_none() || !self.null_and_count
     }
 
     fn encode(&self) -> Vec<u8> {

@@ -210,8 +210,8 @@ schema = record('R', ('id', 'int'), ('d', {'type': 'bytes', 'logicalType': 'deci
 avro('avro_odd', schema, [dict(id=1, d=decimal.Decimal(7), s='a')])
 own = registry.get_latest_version('avro_odd-value').schema_id
 frame = lambda id: b'\x00' + id.to_bytes(4, 'big')
-registry.register_schema('avro_odd_json', Schema('{"type": "object"}', 'JSON'))
-other = registry.get_latest_version('avro_odd_json').schema_id
+registry.register_schema('avro_odd_other', Schema('syntax = "proto3"; message M { int32 a = 1; }', 'PROTOBUF'))
+other = registry.get_latest_version('avro_odd_other').schema_id
 write('avro_odd', [b'secret-data', b'', frame(own) + b'\x02\x04', frame(2**31 + 5) + b'\x02secret-data', frame(other) + b'{}',
     frame(own) + b'\x04\x06\x7f\xff\xff\x02s', frame(own) + b'\x04\x02\x01\x02\xff', frame(own) + b'\x04\x02\x01\x02sX', None])
 avro('avro_odd', schema, [dict(id=9, d=decimal.Decimal(-1), s='z')])

@@ -134,7 +134,7 @@ protobuf('made_proto', order, [order(id=n, big=2**64 - 1) for n in range(100)])
     let shown = text("SHOW CREATE CATALOG made").await;
     assert!(shown.contains("made_json") && !shown.contains(PASSWORD), "{shown}");
     assert!(!text(&format!("EXPLAIN {join}")).await.contains("127.0.0.1"), "no address is in a plan");
-    for (tables, word) in [("hunter2", "tables"), (r#"[{"topic": "t", "format": "hunter2"}]"#, "format")] {
+    for (tables, word) in [("hunter2", "tables"), (r#"[{"topic": "t", "format": "hunter2"}]"#, "protobuf")] {
         let error = connection.run(&create("broken", tables)).await.unwrap_err();
         assert_eq!(error.code(), townlake_common::ErrorCode::InvalidArgument, "{error}");
         assert!(error.message().contains(word) && !format!("{error:?}").contains("hunter2"), "{error}");

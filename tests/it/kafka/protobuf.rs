@@ -115,18 +115,16 @@ message Order { int64 id = 1; string who = 2; State state = 4; Note note = 5; do
 message Note { bytes text = 1; int32 stars = 2; }
 '''
 new = protos({'n.proto': text})
-registry.register_schema('proto_evolved-value', Schema(text, 'PROTOBUF'))
-settings = dict(auto_register_schemas=False, use_latest_version=True)
-protobuf('proto_evolved', new('shop.Order'), [new('shop.Order')(id=2**40, who='cid', one=[5, 6], vip=False, note=dict(stars=3))], **settings)
+registry.register_schema('proto_evolved_text', Schema(text, 'PROTOBUF'))
+protobuf('proto_evolved', new('shop.Order'), [new('shop.Order')(id=2**40, who='cid', one=[5, 6], vip=False, note=dict(stars=3))])
 topic('proto_mixed')
-registry.register_schema('proto_mixed-value', Schema(text, 'PROTOBUF'))
-protobuf('proto_mixed', new('shop.Other'), [new('shop.Other')(x=1)], **settings)
-protobuf('proto_mixed', new('shop.Order.Deep.Est'), [new('shop.Order.Deep.Est')(z=2)], **settings)
+protobuf('proto_mixed', new('shop.Other'), [new('shop.Other')(x=1)])
+protobuf('proto_mixed', new('shop.Order.Deep.Est'), [new('shop.Order.Deep.Est')(z=2)])
 "#;
     let Some(servers) = Servers::shared("messages_change") else { return };
     servers.python(script);
     let tables = [
-        table("proto_evolved", &format!("{PROTOBUF}\nmessage = \"shop.Order\"")),
+        table("proto_evolved", &format!("{PROTOBUF}\nmessage = \"shop.Order\"\nsubject = \"proto_evolved_text\"")),
         table("proto_mixed", PROTOBUF),
         table(
             "proto_mixed",

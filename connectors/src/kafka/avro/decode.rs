@@ -3,11 +3,14 @@
 //! Nothing is taken for granted: no length is believed before the bytes are there, every item is paid from a budget (items may
 //! take no bytes at all), and what is passed over is bounded in depth.
 
-use super::super::datum::{Budget, DEEPEST, Datum, Unsound};
+use super::super::datum::{Budget, Datum, Unsound};
 use super::defaults::branch;
 use super::leaf::{Raw, Target, Written};
 use super::resolve::{Fields, Plan, Step};
 use super::schema::{Body, Schema, Shape, Type};
+
+/// What is passed over may be so deep: a schema may refer to itself.
+const DEEPEST_PASSED: usize = 500;
 
 /// The columns of one value, which the writer's schema describes; `None` for one that does not fit.
 ///
@@ -180,10 +183,10 @@ impl<'a> Decoder<'a, '_> {
         Datum::Null
     }
 
-    /// Passes over a value. A schema may refer to itself: the depth is bounded.
+    /// Passes over a value.
     fn skip(&mut self, of: &Type, depth: usize) -> Result<(), Unsound> {
         self.passing.spend(1)?;
-        if depth > DEEPEST {
+        if depth > DEEPEST_PASSED {
             return Err(Unsound::TooLarge);
         }
         if let Some(written) = Written::of(self.writer, of) {

@@ -165,7 +165,8 @@ impl Registry {
         if let Some(known) = self.writers.get(&id).await {
             return Ok(Some(known));
         }
-        if self.unknown.get(&id).await.is_some() {
+        // Registries count from 1 to the largest positive number of 32 bits.
+        if i32::try_from(id).is_err() || self.unknown.get(&id).await.is_some() {
             return Ok(None);
         }
         let doing = format!("find schema {id}");
