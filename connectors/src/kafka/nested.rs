@@ -225,6 +225,14 @@ impl Nested {
     }
 }
 
+/// How many columns without parts a type is made of: a NULL takes a place in each of them (but for those inside of lists).
+pub(crate) fn places(data_type: &DataType) -> usize {
+    match data_type {
+        DataType::Struct(fields) => 1 + fields.iter().map(|field| places(field.data_type())).sum::<usize>(),
+        _ => 1,
+    }
+}
+
 /// The type of a list of these.
 pub(crate) fn list_of(items: DataType) -> DataType {
     DataType::List(Arc::new(Field::new_list_field(items, true)))
@@ -269,5 +277,7 @@ mod tests {
         nothing.append_null();
         let array = nothing.finish().unwrap();
         assert_eq!((array.len(), array.null_count()), (2, 1));
+        let wide = struct_of((0..10).map(|n| (n.to_string(), struct_of([("x".to_string(), DataType::Int64)]))));
+        assert_eq!((places(&wide), places(&list_of(wide.clone()))), (21, 1));
     }
 }

@@ -12,7 +12,7 @@ use arrow::error::ArrowError;
 use super::datum::Unsound;
 use super::fields::FieldBuilder;
 use super::json::Places;
-use super::nested::Nested;
+use super::nested::{Nested, places};
 use super::records::Record;
 use super::registry::{ValueDecoder, ValueTable, Writer};
 use super::types::{Column, Source, Step, UTC, header_fields};
@@ -29,8 +29,9 @@ pub(crate) struct Rows {
     fields: usize,
     /// What decodes the columns that are members of a registered schema.
     members: Option<ValueDecoder>,
-    /// About the bytes that members have taken, beyond what was counted.
+    /// About the bytes that members have taken, beyond what was counted, and those that they take in each row, be they NULL.
     weight: usize,
+    row_weight: usize,
     has_value: bool,
     /// What does not fit is NULL, and counted.
     null_and_count: bool,
@@ -87,6 +88,7 @@ impl Rows {
             has_value: whole || !paths.is_empty() || members.is_some(),
             members,
             weight: 0,
+            row_weight: columns.iter().map(|column| column.source.places() * 8).sum(),
             places: Places::new(paths.into_iter()),
             null_and_count,
             rows: 0,
@@ -199,6 +201,7 @@ impl Rows {
             }
         }
         self.rows += 1;
+        self.weight += self.row_weight;
         Ok(misfits.len())
     }
 
@@ -218,6 +221,14 @@ enum Unfit<'b> {
 }
 
 impl Source {
+    /// In how many places a member is, also where it is NULL; other columns are counted by what they hold.
+    fn places(&self) -> usize {
+        match self {
+            Self::Member(data_type) => places(data_type),
+            _ => 0,
+        }
+    }
+
     /// Where a field lies in the value.
     fn path(&self) -> Option<&[Step]> {
         match self {

@@ -196,7 +196,7 @@ topic('avro_missing')
         ("avro_missing", ErrorCode::TableNotFound, ["avro_missing-value", "bus.default.avro_missing"]),
         ("wrong", ErrorCode::FormatNotSupported, ["AVRO, not PROTOBUF", "bus.default.wrong"]),
     ] {
-        let error = bus.source().table(&query(), "default", name).await.err().expect("it is refused");
+        let error = bus.source().table(&query(), "default", name).await.unwrap_err();
         assert_eq!(error.code(), code, "{error}");
         assert!(words.iter().all(|word| error.message().contains(word)), "{error}");
     }

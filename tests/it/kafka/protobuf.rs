@@ -143,7 +143,7 @@ protobuf('proto_mixed', new('shop.Order.Deep.Est'), [new('shop.Order.Deep.Est')(
     assert!(error.message().contains("offset 1") && error.message().contains("another message"), "{error}");
     let rows = bus.lines(&["deep"], "SELECT z, _error LIKE '%another message%' FROM deep ORDER BY _offset").await;
     assert_eq!(rows, [" true", "2 "]);
-    let error = bus.source().table(&query(), "default", "none").await.err().expect("it is refused");
+    let error = bus.source().table(&query(), "default", "none").await.unwrap_err();
     assert!(error.code() == ErrorCode::FormatNotSupported && error.message().contains("shop.None"), "{error}");
 }
 
@@ -175,7 +175,7 @@ protobuf('proto_tree', tree, [tree(name='root')])
     assert_eq!(rows, ["[{price: {units: 1, currency: EUR}}] 2"]);
     let sql = "SELECT id, name, plain, e, packed, part FROM proto_two ORDER BY id";
     assert_eq!(bus.lines(&["proto_two"], sql).await, ["1 none  B [] ", "2  0 A [1, 2] {x: true}"]);
-    let error = bus.source().table(&query(), "default", "proto_tree").await.err().expect("it is refused");
+    let error = bus.source().table(&query(), "default", "proto_tree").await.unwrap_err();
     assert!(
         error.code() == ErrorCode::FormatNotSupported && error.message().contains("kids is a Tree within"),
         "{error}"
