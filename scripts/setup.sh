@@ -230,4 +230,28 @@ PYTHON
         touch "$postgres18/complete.stamp"
     fi
     kafka
+    # A schema registry with Confluent's API: a server that keeps all in memory, with what it needs (142 MB).
+    registry_version=2.6.13.Final
+    registry_sum=3cda1b34aa020fb4ac4dd6a66018d757e81e437f97e20a1f92d366b70091c6ba
+    registry="${TOWNLAKE_REGISTRY:-$HOME/.cache/townlake/registry}"
+    registry() {
+        [ "$registry_version $registry_sum" = "$(cat "$registry/complete.stamp" 2>/dev/null)" ] && return
+        local folder file
+        say "fetching Apicurio Registry $registry_version into $registry"
+        folder=$(mktemp -d)
+        mvn -q -B dependency:copy -Dartifact="io.apicurio:apicurio-registry-app:$registry_version:tar.gz:all" \
+            -DoutputDirectory="$folder" || { rm -rf "$folder"; return 1; }
+        file="$folder/apicurio-registry-app-$registry_version-all.tar.gz"
+        if ! printf '%s  %s\n' "$registry_sum" "$file" | sha256sum --check --status; then
+            rm -rf "$folder"
+            echo "what came as Apicurio Registry $registry_version is not what it should be (sha256 $registry_sum)" >&2
+            exit 1
+        fi
+        rm -rf "$registry"
+        mkdir -p "$registry"
+        tar -xzf "$file" -C "$registry"
+        rm -rf "$folder"
+        printf '%s\n' "$registry_version $registry_sum" >"$registry/complete.stamp"
+    }
+    registry
 fi

@@ -14,6 +14,7 @@ mod connections;
 pub mod dynamic_filters;
 mod files;
 mod filters;
+mod http;
 mod kafka;
 mod nothing_pushed;
 pub mod operation;

@@ -1,10 +1,13 @@
 //! The Kafka connector against a real Apache Kafka, filled by librdkafka and by Kafka's own tools: values, ranges of offsets,
 //! transactions, failures.
 
+mod avro;
 mod failures;
 mod federated;
+mod protobuf;
 mod ranges;
 mod refresh;
+mod registered;
 mod transactions;
 mod values;
 

@@ -6,4 +6,5 @@ pub mod clickhouse;
 pub mod kafka;
 pub mod pgbouncer;
 pub mod postgres;
+pub mod registry;
 pub mod town;

@@ -24,7 +24,9 @@ const SHOWN: &[&str] = &[
     "s3_endpoint",
     "s3_region",
     "sasl",
+    "schema_registry_ca",
     "security",
+    "tables",
     "tls",
     "tls_ca",
     "writers",
@@ -51,6 +53,9 @@ impl CatalogDefinition {
     /// Errors: `INVALID_ARGUMENT`, naming the key, never its value.
     pub fn config(&self) -> Result<CatalogConfig> {
         let mut section = self.properties.clone();
+        if let Some(Value::String(text)) = section.get("tables") {
+            section.insert("tables".to_string(), self.tables(text)?);
+        }
         section.insert("type".to_string(), Value::String(self.kind.clone()));
         let catalogs = Value::Object(Map::from_iter([(self.name.clone(), Value::Object(section))]));
         let figment = Figment::from(Serialized::default("catalogs", catalogs));
@@ -63,6 +68,18 @@ impl CatalogDefinition {
         };
         let mut config = Config::extract(figment, None).map_err(refused)?;
         config.catalogs.remove(&self.name).ok_or_else(|| Error::internal("a catalog has lost its name"))
+    }
+
+    /// Tables of a catalog, which a section of the configuration has as sections of its own: in SQL a text of JSON.
+    fn tables(&self, text: &str) -> Result<Value> {
+        let parsed = serde_json::from_str::<Value>(text).ok();
+        parsed.filter(|value| value.as_array().is_some_and(|items| items.iter().all(Value::is_object))).ok_or_else(
+            || {
+                let message = format!("catalogs.{}: `tables` is no list of objects in JSON", self.name);
+                Error::new(ErrorCode::InvalidArgument, message)
+                    .with_hint("tables = '[{\"topic\": \"orders\", \"format\": \"json\"}]'")
+            },
+        )
     }
 
     /// The statement that makes it, with `***` for what may be secret.
@@ -141,6 +158,41 @@ mod tests {
             let error = definition(kind, properties).config().unwrap_err();
             assert_eq!(error.code(), ErrorCode::InvalidArgument);
             assert!(error.message().contains(word), "{error}");
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_source_can_be_made() {
+        let tables = json!([{"topic": "orders", "format": "json", "on_error": "null-and-count",
+            "columns": [{"name": "id", "type": "bigint", "path": "$.id"}]}]);
+        let properties = json!({"brokers": ["a:9092", "b:9092"], "sasl": "PLAIN", "username": "u", "password": "hunter2",
+            "request_timeout": "5s", "tables": tables.to_string()});
+        let made = definition("kafka", properties);
+        let CatalogConfig::Kafka(config) = made.config().unwrap() else { panic!("another kind") };
+        assert_eq!((config.brokers.len(), config.tables[0].name()), (2, "orders"));
+        assert_eq!(config.tables[0].columns[0].sql_type, "bigint");
+        let text = made.statement();
+        assert!(text.contains("tables = '[{") && text.contains("ARRAY['a:9092', 'b:9092']"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+        let key =
+            json!({"project": "analytics-123", "key_file": "/etc/townlake/key.json", "maximum_bytes_billed": "10GB"});
+        let CatalogConfig::BigQuery(config) = definition("bigquery", key).config().unwrap() else {
+            panic!("another kind")
+        };
+        assert_eq!(config.project, "analytics-123");
+        let clickhouse = definition("clickhouse", json!({"url": "http://u:p@h:8123/"})).config();
+        assert!(matches!(clickhouse, Ok(CatalogConfig::ClickHouse(_))));
+        for (tables, word) in [
+            ("hunter2", "`tables`"),
+            ("{}", "`tables`"),
+            ("[1]", "`tables`"),
+            (r#"[{"topic": "t", "fromat": "json"}]"#, "format"),
+            (r#"[{"topic": "t", "format": "hunter2"}]"#, "protobuf"),
+        ] {
+            let error = definition("kafka", json!({"brokers": ["a:1"], "tables": tables})).config().unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidArgument, "{error}");
+            assert!(format!("{error} {:?}", error.hint()).contains(word), "{error}");
             assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         }
     }

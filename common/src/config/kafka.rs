@@ -59,8 +59,16 @@ pub struct KafkaCatalog {
     /// the cluster.
     #[serde(default)]
     pub max_splits: usize,
-    /// A Confluent-compatible schema registry, for the formats `avro` and `protobuf`.
+    /// A Confluent-compatible schema registry (`https://host`), for the formats `avro` and `protobuf`.
     pub schema_registry: Option<Secret>,
+    /// Its user, where it wants one.
+    pub schema_registry_user: Option<Secret>,
+    /// The user's password.
+    pub schema_registry_password: Option<Secret>,
+    /// A bearer token, in place of user and password.
+    pub schema_registry_token: Option<Secret>,
+    /// A PEM file of authorities that the registry's certificate may be of, beside the system's.
+    pub schema_registry_ca: Option<PathBuf>,
     /// The topics that are more than bytes.
     #[serde(default)]
     pub tables: Vec<KafkaTable>,
@@ -127,13 +135,17 @@ pub struct KafkaTable {
     /// The columns of the values; without them JSON is sampled.
     #[serde(default)]
     pub columns: Vec<KafkaColumn>,
+    /// The subject in the registry whose newest schema says what the columns are; by default `<topic>-value`.
+    pub subject: Option<String>,
+    /// Protobuf: the full name of the message that the values are; by default the first of the schema.
+    pub message: Option<String>,
     /// What happens to a value that is not what the columns say.
     #[serde(default)]
     pub on_error: OnError,
 }
 
 /// What the values of a topic are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KafkaFormat {
     /// Bytes: one column `_value`.
@@ -178,6 +190,18 @@ impl KafkaTable {
     pub fn name(&self) -> &str {
         self.table.as_deref().unwrap_or(&self.topic)
     }
+
+    /// The subject in the registry that has the schema of its values.
+    pub fn subject(&self) -> String {
+        self.subject.clone().unwrap_or_else(|| format!("{}-value", self.topic))
+    }
+}
+
+impl KafkaFormat {
+    /// Whether values begin with the id of a schema, which a registry has.
+    pub fn is_registered(self) -> bool {
+        matches!(self, Self::Avro | Self::Protobuf)
+    }
 }
 
 impl KafkaCatalog {
@@ -211,12 +235,35 @@ impl KafkaCatalog {
             return wrong("`connect_timeout` and `request_timeout` must be longer than 0");
         }
         check_breaker_pause(name, self.breaker_pause)?;
-        let registry = self.schema_registry.as_ref().map(|url| Url::parse(url.expose()));
-        if registry.is_some_and(|url| !url.is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()))
-        {
-            return wrong("`schema_registry` is no URL of http or https");
-        }
+        self.validate_registry(name)?;
         self.validate_tables(name)
+    }
+
+    fn validate_registry(&self, name: &str) -> Result<()> {
+        let wrong = |what: &str| Err(Error::new(ErrorCode::ConfigInvalid, format!("catalogs.{name}: {what}")));
+        let Some(url) = &self.schema_registry else {
+            let keys = [&self.schema_registry_user, &self.schema_registry_password, &self.schema_registry_token];
+            return match keys.iter().any(|key| key.is_some()) || self.schema_registry_ca.is_some() {
+                true => wrong("what is said of a registry needs `schema_registry`"),
+                false => Ok(()),
+            };
+        };
+        let url = Url::parse(url.expose()).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let Some(url) = url.filter(|url| url.has_host() && url.query().is_none() && url.fragment().is_none()) else {
+            return wrong("`schema_registry` is no URL of http or https");
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return wrong(
+                "the login of `schema_registry` goes into `schema_registry_user` and `schema_registry_password`",
+            );
+        }
+        if self.schema_registry_user.is_some() != self.schema_registry_password.is_some() {
+            return wrong("`schema_registry_user` and `schema_registry_password` go together");
+        }
+        if self.schema_registry_user.is_some() && self.schema_registry_token.is_some() {
+            return wrong("the registry gets a user or a token, not both");
+        }
+        Ok(())
     }
 
     fn validate_tables(&self, name: &str) -> Result<()> {
@@ -236,8 +283,14 @@ impl KafkaCatalog {
             if !table.columns.is_empty() && table.format != KafkaFormat::Json {
                 return wrong("only the format json takes `columns`".to_string());
             }
-            if matches!(table.format, KafkaFormat::Avro | KafkaFormat::Protobuf) && self.schema_registry.is_none() {
+            if table.format.is_registered() && self.schema_registry.is_none() {
                 return wrong("its format needs `schema_registry`".to_string());
+            }
+            if table.subject.is_some() && !table.format.is_registered() {
+                return wrong("only the formats avro and protobuf take `subject`".to_string());
+            }
+            if table.message.is_some() && table.format != KafkaFormat::Protobuf {
+                return wrong("only the format protobuf takes `message`".to_string());
             }
             for (index, column) in table.columns.iter().enumerate() {
                 if column.name.is_empty() || KAFKA_COLUMNS.contains(&column.name.as_str()) {
@@ -305,6 +358,7 @@ mod tests {
         );
         let table = &catalog.tables[0];
         assert_eq!((table.schema.as_str(), table.name(), table.on_error), ("default", "t", OnError::NullAndCount));
+        assert_eq!(table.subject(), "t-value");
         assert!(!format!("{catalog:?}").contains("hunter2"));
     }
 
@@ -322,6 +376,11 @@ mod tests {
             (format!("{brokers}username = \"u\"\npassword = \"hunter2\""), "sasl"),
             (format!("{brokers}connections = 0"), "connections"),
             (format!("{brokers}schema_registry = \"hunter2\""), "schema_registry"),
+            (format!("{brokers}schema_registry = \"http://u:hunter2@r\""), "schema_registry_user"),
+            (format!("{brokers}schema_registry = \"http://r\"\nschema_registry_password = \"hunter2\""), "together"),
+            (format!("{brokers}schema_registry_token = \"hunter2\""), "schema_registry"),
+            (table("subject = \"s\""), "subject"),
+            (table("format = \"json\"\nmessage = \"m\""), "message"),
             (table("format = \"avro\""), "schema_registry"),
             (table("columns = [{ name = \"a\", type = \"int\" }]"), "columns"),
             (table("format = \"json\"\ncolumns = [{ name = \"_offset\", type = \"int\" }]"), "_offset"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Certificate, RequestBuilder, Response};
+use reqwest::{RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,6 +22,7 @@ use url::Url;
 use super::error::Server;
 use super::sql::literal;
 use crate::breaker::Breaker;
+use crate::http::authorities;
 
 /// How long a look-up waits for a place in the budget before it says that this is used up.
 const PLANNING_WAIT: Duration = Duration::from_secs(60);
@@ -88,7 +89,7 @@ impl Client {
             .tcp_keepalive_interval(KEEPALIVE_INTERVAL)
             .tcp_user_timeout(UNANSWERED)
             .pool_idle_timeout(IDLE_TIME);
-        for certificate in authorities(catalog, settings)? {
+        for certificate in authorities(catalog, "tls_ca", settings.tls_ca.as_deref())? {
             http = http.add_root_certificate(certificate);
         }
         let http = http
@@ -273,16 +274,6 @@ fn credentials(url: &Url) -> Option<HeaderMap> {
         headers.insert(HeaderName::from_static(name), value);
     }
     Some(headers)
-}
-
-fn authorities(catalog: &str, settings: &ClickHouseCatalog) -> Result<Vec<Certificate>> {
-    let Some(path) = &settings.tls_ca else { return Ok(Vec::new()) };
-    let wrong = |what: &str| {
-        Error::new(ErrorCode::ConfigInvalid, format!("catalogs.{catalog}.tls_ca: {} {what}", path.display()))
-    };
-    let pem = std::fs::read(path).map_err(|error| wrong("cannot be read").with_source(error))?;
-    let found = Certificate::from_pem_bundle(&pem).map_err(|_| wrong("is not PEM"))?;
-    if found.is_empty() { Err(wrong("holds no certificate")) } else { Ok(found) }
 }
 
 async fn text_of(response: &mut Response) -> String {

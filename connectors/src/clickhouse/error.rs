@@ -2,6 +2,8 @@
 
 use townlake_common::{Error, ErrorCode};
 
+use crate::http::{innermost, is_tls};
+
 /// Longest text of the server that is told.
 const TEXT_LIMIT: usize = 300;
 
@@ -77,31 +79,6 @@ impl Server {
             format!("catalog {}: ClickHouse at {} sent what cannot be decoded: {what}", self.catalog, self.host);
         Error::new(ErrorCode::DataCorrupt, message)
     }
-}
-
-/// The innermost cause, which says most: `Connection refused`.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
-}
-
-/// Whether a TLS handshake failed: the other side is not who it should be, which another try does not change.
-fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(inner) = cause {
-        if inner.is::<rustls::Error>() {
-            return true;
-        }
-        // What an io::Error wraps is not its source, but itself.
-        cause = match inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            Some(wrapped) => Some(wrapped),
-            None => inner.source(),
-        };
-    }
-    false
 }
 
 /// The code in an exception's text.

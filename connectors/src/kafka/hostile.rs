@@ -21,7 +21,7 @@ const ROUNDS: u64 = 20_000;
 const EDGES: [i32; 8] = [-1, -2, i32::MIN, i32::MAX, 0, 1, 0x7fff, 0x00ff_ffff];
 
 /// The bytes with some of them changed, put in or taken away.
-fn damaged(bytes: &[u8], random: &mut StdRng) -> Vec<u8> {
+pub(super) fn damaged(bytes: &[u8], random: &mut StdRng) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for _ in 0..random.random_range(1..4) {
         let at = random.random_range(0..=bytes.len());
@@ -103,7 +103,7 @@ fn read_log(log: Vec<u8>) -> Result<usize, super::wire::buffer::Malformed> {
     let mut visibility = Visibility::new(vec![Aborted { producer: 1, first_offset: 3 }]);
     let columns = [Column::of_records(), vec![Column::of_value(super::types::FieldType::Varbinary)]].concat();
     let schema = arrow::datatypes::Schema::new(columns.iter().map(Column::field).collect::<Vec<_>>());
-    let mut rows = Rows::new(&columns, &[], schema.into(), true);
+    let mut rows = Rows::new(&columns, &[], schema.into(), true, None);
     while let Some(batch) = next_batch(&mut bytes)? {
         if !visibility.shows(&batch)? {
             continue;

@@ -2,26 +2,33 @@
 //!
 //! On the coordinator a query pins the offsets of each topic that it reads ([`pins`]) and plans each scan into a recipe and
 //! splits ([`provider`], [`filters`], [`splits`]). On the executors each split is fetched from its partition's leader
-//! ([`reader`], [`records`]) and decoded ([`values`], [`json`], [`fields`]).
+//! ([`reader`], [`records`]) and decoded ([`values`]; [`json`], [`fields`]; [`registry`], [`avro`], [`protobuf`], [`nested`]).
 //!
 //! The client is our own, because a bounded reader needs what the crates do not give: rskafka returns the records of aborted
 //! transactions, and librdkafka (rdkafka) tells positions by records, reads by name whatever topic has it, and wants OpenSSL.
 //! It is small: [`wire`] has seven requests, [`net`] one connection, [`cluster`] the brokers.
 
+mod avro;
 mod cluster;
 mod compress;
+mod datum;
 mod error;
 mod fields;
 mod filters;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod hostile_values;
 mod json;
+mod nested;
 mod net;
 mod pins;
+mod protobuf;
 mod provider;
 mod reader;
 mod recipe;
 mod records;
+mod registry;
 mod sample;
 mod sasl;
 mod scan;
@@ -41,11 +48,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use moka::future::Cache;
-use townlake_common::config::{KafkaCatalog, KafkaFormat};
-use townlake_common::{Error, ErrorCode, QueryContext, Result};
+use townlake_common::config::KafkaCatalog;
+use townlake_common::{Error, QueryContext, Result};
 
 use self::cluster::Cluster;
 use self::provider::KafkaTable;
+use self::registry::Registry;
 pub(crate) use self::scan::decode;
 use self::tables::{DEFAULT_SCHEMA, Table};
 use self::types::Column;
@@ -61,6 +69,7 @@ const GUESS_TIME: Duration = Duration::from_secs(60);
 pub(crate) struct KafkaSource {
     name: String,
     cluster: Arc<Cluster>,
+    registry: Option<Arc<Registry>>,
     /// Tables that the configuration defines.
     defined: Vec<Table>,
     /// Guessed fields by topic, and how often the catalog had been refreshed when the guess began.
@@ -77,6 +86,7 @@ impl KafkaSource {
         Ok(Self {
             name: name.to_string(),
             cluster: Cluster::new(name, config)?,
+            registry: Registry::new(name, config)?,
             defined: Table::defined(name, config)?,
             guessed: Cache::builder().max_capacity(1000).time_to_live(GUESS_TIME).build(),
             refreshes: AtomicU64::new(0),
@@ -87,6 +97,11 @@ impl KafkaSource {
     /// Its brokers.
     pub fn cluster(&self) -> &Arc<Cluster> {
         &self.cluster
+    }
+
+    /// Its schema registry, if it has one.
+    pub fn registry(&self) -> Option<&Arc<Registry>> {
+        self.registry.as_ref()
     }
 
     /// The definition of a table, or that of a topic which has none.
@@ -152,11 +167,12 @@ impl Source for KafkaSource {
         if !layout.is_some_and(|layout| is_shown(layout.is_internal)) {
             return Ok(None);
         }
-        if matches!(definition.format, KafkaFormat::Avro | KafkaFormat::Protobuf) {
-            let message =
-                format!("table {}.{schema}.{table}: its format ({}) is not read yet", self.name, definition.comment());
-            return Err(Error::new(ErrorCode::NotSupported, message)
-                .with_hint("define the table with format = \"raw\" to see its bytes"));
+        if definition.format.is_registered() {
+            let registry = self.registry.as_ref().ok_or_else(|| Error::internal("a format without a registry"))?;
+            let name = format!("{}.{schema}.{table}", self.name);
+            let message = definition.message.as_deref();
+            let values = registry.table(&name, &definition.subject, definition.format, message).await?;
+            definition = definition.with_values(values);
         }
         if definition.is_sampled() {
             let sampling = sample::fields(&self.cluster, query, &definition.topic);

@@ -83,6 +83,7 @@ impl KafkaTable {
             committed: self.cluster.committed,
             format: self.table.format,
             null_and_count: self.table.null_and_count,
+            values: self.table.values.clone(),
             columns,
             checked,
             limit: limit.map(|limit| limit as u64),

@@ -14,9 +14,11 @@ use bytes::Bytes;
 use townlake_common::{Error, ErrorCode, QueryId, Result};
 
 use super::cluster::{Cluster, NEWS_TIME, Session};
+use super::datum::Unsound;
 use super::net::{Address, Connection};
 use super::recipe::{Recipe, Split};
 use super::records::{OLD_FORMAT, Record, Records, Visibility, next_batch};
+use super::registry::Registry;
 use super::values::{Fault, Rows};
 use super::wire::buffer::Malformed;
 use super::wire::codes::{Code, Kind};
@@ -33,6 +35,8 @@ const FETCH_BYTES: i32 = 1 << 20;
 const FETCH_WAIT: Duration = Duration::from_millis(250);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(150);
+/// A split with values of more schemas than this that the registry does not know is given up: each costs a question.
+const MOST_UNKNOWN: usize = 1000;
 /// The longest pause that a broker may ask for.
 const LONGEST_THROTTLE: Duration = Duration::from_secs(10);
 
@@ -53,6 +57,9 @@ pub(crate) struct SplitReader {
     visibility: Visibility,
     /// The batch in hand, and its last offset.
     records: Option<(Records, i64)>,
+    /// Where the schemas of values are, and the record that waits for its own.
+    registry: Option<Arc<Registry>>,
+    waiting: Option<(Record, u32)>,
     rows: Rows,
     bytes: usize,
     progress: Progress,
@@ -85,6 +92,7 @@ impl SplitReader {
     /// Waits for a place in the budget. Whoever reads a range without offsets waits for nothing.
     pub async fn open(
         cluster: &Arc<Cluster>,
+        registry: Option<&Arc<Registry>>,
         recipe: &Arc<Recipe>,
         split: Split,
         metrics: &ScanMetrics,
@@ -99,7 +107,7 @@ impl SplitReader {
             }
         };
         metrics.splits.add(1);
-        Ok(Self::new(session, recipe, split, metrics))
+        Ok(Self { registry: registry.cloned(), ..Self::new(session, recipe, split, metrics) })
     }
 
     /// The same in a session of its own.
@@ -118,7 +126,15 @@ impl SplitReader {
             is_untouched: false,
             visibility: Visibility::default(),
             records: None,
-            rows: Rows::new(&recipe.columns, &recipe.checked, recipe.arrow_schema(), recipe.null_and_count),
+            registry: None,
+            waiting: None,
+            rows: Rows::new(
+                &recipe.columns,
+                &recipe.checked,
+                recipe.arrow_schema(),
+                recipe.null_and_count,
+                recipe.values.as_ref(),
+            ),
             bytes: 0,
             progress: Progress { position: split.start, since: Instant::now(), is_lost: false },
             metrics: metrics.clone(),
@@ -130,6 +146,12 @@ impl SplitReader {
     pub async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
         self.bytes = 0;
         while self.rows.len() < BATCH_ROWS && self.bytes < BATCH_BYTES {
+            if let Some((record, id)) = self.waiting.take() {
+                self.learn(id, record.offset).await?;
+                let misfits = self.append(&record)?;
+                self.count(misfits);
+                continue;
+            }
             if self.position >= self.split.end || self.left == 0 || self.session.is_none() {
                 // Not at the next call: whoever has all rows that it wants may never make it.
                 self.finish();
@@ -162,19 +184,50 @@ impl SplitReader {
         if self.records.is_none() && !self.next_batch().map_err(|fault| self.damaged(fault))? {
             return Ok(false);
         }
-        let partition = self.split.partition;
         let mut misfits = 0;
         while self.rows.len() < BATCH_ROWS && self.bytes < BATCH_BYTES && self.left > 0 {
             let Some(record) = self.next_record().map_err(|fault| self.damaged(fault))? else { break };
-            self.bytes += record.size();
-            let appended = self.rows.append(partition, &record);
-            misfits += appended.map_err(|fault| self.undecodable(fault, record.offset))?;
-            self.left -= 1;
+            if let Some(id) = self.rows.missing(&record) {
+                self.waiting = Some((record, id));
+                break;
+            }
+            misfits += self.append(&record)?;
         }
+        self.count(misfits);
+        Ok(true)
+    }
+
+    /// Appends a record; tells how many of its columns are NULL because they did not fit.
+    fn append(&mut self, record: &Record) -> Result<usize> {
+        let appended = self.rows.append(self.split.partition, record);
+        let misfits = appended.map_err(|fault| self.undecodable(fault, record.offset))?;
+        self.bytes += record.size() + self.rows.take_weight();
+        self.left -= 1;
+        Ok(misfits)
+    }
+
+    fn count(&self, misfits: usize) {
         if misfits > 0 {
             self.metrics.count("decode_errors", misfits);
         }
-        Ok(true)
+    }
+
+    /// Asks the registry for the schema of a value.
+    async fn learn(&mut self, id: u32, offset: i64) -> Result<()> {
+        let registry = self.registry.as_ref().ok_or_else(|| Error::internal("a scan of values without a registry"))?;
+        let waited = self.metrics.connection_wait.timer();
+        let writer = registry.writer(id).await?;
+        drop(waited);
+        if self.rows.learn(id, writer.as_deref()) > MOST_UNKNOWN {
+            let message = format!(
+                "table {}: more than {MOST_UNKNOWN} schemas of values up to offset {offset} of partition {} are not in the registry",
+                self.recipe.name(),
+                self.split.partition
+            );
+            return Err(Error::new(ErrorCode::DataCorrupt, message)
+                .with_hint("is it the registry that the producers use? see `schema_registry` of the catalog"));
+        }
+        Ok(())
     }
 
     /// Takes the next batch in hand, if one of those that were fetched is for us.
@@ -363,15 +416,19 @@ impl SplitReader {
         let place = format!("offset {offset} of partition {}", self.split.partition);
         let message = match fault {
             Fault::Malformed(fault) => return self.damaged(fault),
-            Fault::Value => {
+            Fault::Value(Unsound::Format) if self.recipe.values.is_none() => {
                 format!("table {name}: the value at {place} is no JSON, or not of the shape that its columns have")
             }
+            Fault::Value(unsound) => format!("table {name}: the value at {place} {unsound}"),
             Fault::Field(index) => {
                 let field = self.recipe.columns.get(index).map_or("?", |column| column.name.as_str());
                 format!("table {name}: the value at {place} does not fit the type of column {field}")
             }
         };
-        let hint = "declare another type, or `on_error = \"null-and-count\"`, in the table's [[catalogs.….tables]]";
+        let hint = match self.recipe.values {
+            None => "declare another type, or `on_error = \"null-and-count\"`, in the table's [[catalogs.….tables]]",
+            Some(_) => "`on_error = \"null-and-count\"` in the table's [[catalogs.….tables]] makes such values NULL",
+        };
         Error::new(ErrorCode::DataCorrupt, message).with_hint(hint)
     }
 }

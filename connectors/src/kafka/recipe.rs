@@ -9,6 +9,7 @@ use townlake_common::config::KafkaFormat;
 use townlake_proto::kafka as wire;
 
 use super::KIND;
+use super::registry::{Definition, ValueTable};
 use super::types::Column;
 use super::wire::messages::TopicId;
 use crate::scan::{Estimate, unreadable};
@@ -30,6 +31,8 @@ pub(crate) struct Recipe {
     pub format: KafkaFormat,
     /// Whether what cannot be decoded is NULL and counted; else the query fails.
     pub null_and_count: bool,
+    /// What the registered schema says of the values, for the formats that have one.
+    pub values: Option<Arc<ValueTable>>,
     pub columns: Vec<Column>,
     /// Decoded for the column of errors, and not shown.
     pub checked: Vec<Column>,
@@ -69,7 +72,8 @@ impl Recipe {
             KafkaFormat::Raw => wire::Format::Raw,
             KafkaFormat::Text => wire::Format::Text,
             KafkaFormat::Json => wire::Format::Json,
-            KafkaFormat::Avro | KafkaFormat::Protobuf => wire::Format::Unspecified,
+            KafkaFormat::Avro => wire::Format::Avro,
+            KafkaFormat::Protobuf => wire::Format::Protobuf,
         };
         wire::Scan {
             catalog: self.catalog.clone(),
@@ -89,6 +93,7 @@ impl Recipe {
             offsets: self.estimate.rows.unwrap_or_default(),
             ranges: self.ranges.clone(),
             pinned: self.pinned.clone(),
+            schema_of_values: self.values.as_ref().map(|values| values.definition.to_wire()),
         }
     }
 
@@ -100,15 +105,28 @@ impl Recipe {
             wire::Format::Raw => KafkaFormat::Raw,
             wire::Format::Text => KafkaFormat::Text,
             wire::Format::Json => KafkaFormat::Json,
+            wire::Format::Avro => KafkaFormat::Avro,
+            wire::Format::Protobuf => KafkaFormat::Protobuf,
             wire::Format::Unspecified => return Err(unreadable(KIND)),
         };
         let topic_id = match scan.topic_id.as_slice() {
             [] => None,
             id => Some(TopicId::try_from(id).map_err(|_| unreadable(KIND))?),
         };
-        let of_wire = |columns: Vec<wire::Column>| {
-            columns.into_iter().map(Column::from_wire).collect::<Option<Vec<_>>>().ok_or_else(|| unreadable(KIND))
+        let values = match (format.is_registered(), scan.schema_of_values) {
+            (true, Some(schema)) => {
+                let table = ValueTable::new(format, Definition::from_wire(schema)).map_err(|_| unreadable(KIND))?;
+                Some(Arc::new(table))
+            }
+            (false, None) => None,
+            _ => return Err(unreadable(KIND)),
         };
+        let members = values.as_ref().map_or(&[][..], |values| values.columns());
+        let of_wire = |columns: Vec<wire::Column>| {
+            let columns = columns.into_iter().map(|column| Column::from_wire(column, members));
+            columns.collect::<Option<Vec<_>>>().ok_or_else(|| unreadable(KIND))
+        };
+        let (columns, checked) = (of_wire(scan.columns)?, of_wire(scan.checked)?);
         Ok(Self {
             catalog: scan.catalog,
             schema: scan.schema,
@@ -120,8 +138,9 @@ impl Recipe {
             committed: scan.read_committed,
             format,
             null_and_count: scan.null_and_count,
-            columns: of_wire(scan.columns)?,
-            checked: of_wire(scan.checked)?,
+            values,
+            columns,
+            checked,
             limit: scan.limit,
             local_filters: scan.local_filters,
             ranges: scan.ranges,
@@ -153,7 +172,9 @@ impl Split {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::types::FieldType;
+    use arrow::datatypes::DataType;
+
+    use super::super::types::{FieldType, Source};
     use super::*;
 
     pub(crate) fn sample() -> Recipe {
@@ -170,6 +191,7 @@ pub(crate) mod tests {
             committed: true,
             format: KafkaFormat::Text,
             null_and_count: true,
+            values: None,
             columns,
             checked: vec![Column::of_value(FieldType::Varchar)],
             limit: Some(10),
@@ -190,7 +212,14 @@ pub(crate) mod tests {
         assert!(Recipe::from_wire(hostile).is_err());
         let mut avro = recipe;
         avro.format = KafkaFormat::Avro;
-        assert!(Recipe::from_wire(avro.to_wire()).is_err());
+        assert!(Recipe::from_wire(avro.to_wire()).is_err(), "a schema is missing");
+        let text = r#"{"type": "record", "name": "R", "fields": [{"name": "a", "type": "int"}]}"#.to_string();
+        let definition = Definition { text, ..Definition::default() };
+        avro.values = Some(Arc::new(ValueTable::new(KafkaFormat::Avro, definition).unwrap()));
+        avro.columns = vec![Column { name: "a".into(), source: Source::Member(DataType::Int32) }];
+        avro.checked = Vec::new();
+        let bytes = avro.to_wire().encode_to_vec();
+        assert_eq!(Recipe::from_wire(wire::Scan::decode(bytes.as_slice()).unwrap()).unwrap(), avro);
         let split = Split { partition: 3, start: 5, end: i64::MAX };
         assert_eq!(Split::decode(&split.encode()).unwrap(), split);
         assert_eq!(Split { partition: 0, start: 9, end: 5 }.len(), 0);

@@ -77,6 +77,7 @@ async fn read(
         committed: cluster.committed,
         format: KafkaFormat::Raw,
         null_and_count: false,
+        values: None,
         columns: vec![column],
         checked: Vec::new(),
         limit: Some(limit),

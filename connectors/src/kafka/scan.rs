@@ -55,9 +55,9 @@ impl SourceScan for Recipe {
         }
     }
 
-    /// Offsets are pinned, and what is at an offset never changes.
+    /// Offsets are pinned, and what is at an offset never changes. Only a schema that is unknown, and counted, may be known later.
     fn gives_the_same_again(&self) -> bool {
-        true
+        self.values.is_none() || !self.null_and_count
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -67,7 +67,7 @@ impl SourceScan for Recipe {
     fn read(self: Arc<Self>, connections: &SourceConnections, split: Vec<u8>, metrics: ScanMetrics) -> Result<Batches> {
         let source = connections.of::<KafkaSource>(&self.catalog)?;
         let split = Split::decode(&split)?;
-        let open = async move { SplitReader::open(source.cluster(), &self, split, &metrics).await };
+        let open = async move { SplitReader::open(source.cluster(), source.registry(), &self, split, &metrics).await };
         Ok(opened(open, SplitReader::next))
     }
 }

@@ -1,9 +1,13 @@
 //! Topics as tables: what the configuration says, and what a sample of JSON values looks like.
 
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
 use townlake_common::config::{KafkaCatalog, KafkaFormat, KafkaTable, OnError};
 use townlake_common::{Error, ErrorCode, Result};
 
 use super::json;
+use super::registry::ValueTable;
 use super::types::{Column, FieldType, Source, Step, parse_path};
 
 /// The schema of topics that nobody has defined as tables.
@@ -19,8 +23,13 @@ pub(crate) struct Table {
     pub topic: String,
     pub format: KafkaFormat,
     pub null_and_count: bool,
-    /// The fields of its values; none where they are to be sampled, or are not looked into.
+    /// The fields of its values; none where they are to be sampled, to be asked for, or are not looked into.
     pub fields: Vec<Column>,
+    /// In the registry.
+    pub subject: String,
+    pub message: Option<String>,
+    /// What the registry says; `None` until it was asked.
+    pub values: Option<Arc<ValueTable>>,
 }
 
 impl Table {
@@ -60,6 +69,9 @@ impl Table {
             format: config.format,
             null_and_count: config.on_error == OnError::NullAndCount,
             fields,
+            subject: config.subject(),
+            message: config.message.clone(),
+            values: None,
         })
     }
 
@@ -72,12 +84,26 @@ impl Table {
             format: KafkaFormat::Raw,
             null_and_count: false,
             fields: Vec::new(),
+            subject: String::new(),
+            message: None,
+            values: None,
         }
     }
 
     /// Whether its columns are found by looking at values.
     pub fn is_sampled(&self) -> bool {
         self.format == KafkaFormat::Json && self.fields.is_empty()
+    }
+
+    /// The same with the columns that the registry says.
+    pub fn with_values(mut self, values: Arc<ValueTable>) -> Self {
+        let column = |(name, data_type): &(String, DataType)| Column {
+            name: name.clone(),
+            source: Source::Member(data_type.clone()),
+        };
+        self.fields = values.columns().iter().map(column).collect();
+        self.values = Some(values);
+        self
     }
 
     /// All columns.

@@ -10,7 +10,7 @@
 //! | `_error` | Utf8; where values that do not decode are NULL: which columns of the row, or that all of the value |
 //! | `_value` of the formats raw and text | Binary, Utf8 |
 //!
-//! Fields of JSON values have the types of [`FieldType`].
+//! Fields of JSON values have the types of [`FieldType`], members of Avro and Protobuf those that their schema says.
 
 use std::sync::Arc;
 
@@ -190,6 +190,8 @@ pub(crate) enum Source {
     Value(FieldType),
     /// What lies at a place in the value.
     Field(FieldType, Vec<Step>),
+    /// What the registered schema calls by the column's name.
+    Member(DataType),
     /// What of the value did not decode.
     Error,
 }
@@ -227,7 +229,7 @@ impl Column {
 
     /// Whether it is made of the record's value.
     pub fn is_of_value(&self) -> bool {
-        matches!(self.source, Source::Value(_) | Source::Field(..))
+        matches!(self.source, Source::Value(_) | Source::Field(..) | Source::Member(_))
     }
 
     /// The column as Arrow field.
@@ -249,6 +251,7 @@ impl Column {
             Source::Error => (WireSource::Error, String::new(), &[][..]),
             Source::Value(field_type) => (WireSource::Value, field_type.sql(), &[][..]),
             Source::Field(field_type, path) => (WireSource::Field, field_type.sql(), path.as_slice()),
+            Source::Member(_) => (WireSource::Member, String::new(), &[][..]),
         };
         let step = |step: &Step| WireStep {
             step: Some(match step {
@@ -260,8 +263,8 @@ impl Column {
         WireColumn { name: self.name.clone(), source: source.into(), sql_type, path }
     }
 
-    /// The column that [`Column::to_wire`] wrote; `None` for anything else.
-    pub fn from_wire(wire: WireColumn) -> Option<Self> {
+    /// The column that [`Column::to_wire`] wrote; `None` for anything else. `members` are those of the registered schema.
+    pub fn from_wire(wire: WireColumn, members: &[(String, DataType)]) -> Option<Self> {
         let field_type = || FieldType::parse(&wire.sql_type);
         let source = match wire.source() {
             WireSource::Unspecified => return None,
@@ -272,6 +275,9 @@ impl Column {
             WireSource::Key => Source::Key,
             WireSource::Headers => Source::Headers,
             WireSource::Error => Source::Error,
+            WireSource::Member => {
+                Source::Member(members.iter().find(|(name, _)| *name == wire.name).map(|(_, kind)| kind.clone())?)
+            }
             WireSource::Value => {
                 let whole = |kind: &FieldType| matches!(kind, FieldType::Varchar | FieldType::Varbinary);
                 Source::Value(field_type().filter(whole)?)
@@ -299,6 +305,7 @@ impl Source {
             Self::Key => DataType::Binary,
             Self::Headers => DataType::List(Arc::new(Field::new_list_field(DataType::Struct(header_fields()), false))),
             Self::Value(field_type) | Self::Field(field_type, _) => field_type.arrow(),
+            Self::Member(data_type) => data_type.clone(),
         }
     }
 }
@@ -356,11 +363,15 @@ mod tests {
         let path = parse_path("$.a[3]").unwrap();
         columns
             .push(Column { name: "a".into(), source: Source::Field(FieldType::parse("decimal(9,3)").unwrap(), path) });
+        let members = [("m".to_string(), DataType::Int32)];
+        columns.push(Column { name: "m".into(), source: Source::Member(DataType::Int32) });
         for column in columns {
-            assert_eq!(Column::from_wire(column.to_wire()), Some(column));
+            assert_eq!(Column::from_wire(column.to_wire(), &members), Some(column));
         }
         let mut hostile = Column::of_value(FieldType::Varchar).to_wire();
         hostile.sql_type = "bigint".into();
-        assert_eq!(Column::from_wire(hostile), None);
+        assert_eq!(Column::from_wire(hostile, &members), None);
+        let unknown = Column { name: "n".into(), source: Source::Member(DataType::Int32) };
+        assert_eq!(Column::from_wire(unknown.to_wire(), &members), None);
     }
 }

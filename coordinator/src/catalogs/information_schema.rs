@@ -170,7 +170,10 @@ async fn columns_of(catalogs: &Catalogs, query: &Arc<QueryContext>, name: &Table
         Err(error)
             if matches!(
                 error.code(),
-                ErrorCode::FormatNotSupported | ErrorCode::FileNotFound | ErrorCode::DataCorrupt
+                ErrorCode::FormatNotSupported
+                    | ErrorCode::FileNotFound
+                    | ErrorCode::DataCorrupt
+                    | ErrorCode::TableNotFound
             ) =>
         {
             Ok(None)

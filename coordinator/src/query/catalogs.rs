@@ -17,7 +17,7 @@ use super::statement::{Name, Statement};
 use super::tokens::{is_word, tokens_of_one_statement};
 
 /// Keys whose values are lists, for which `'a, b'` will do.
-const LISTS: &[&str] = &["readers", "writers"];
+const LISTS: &[&str] = &["brokers", "readers", "writers"];
 /// What is kept of a statement that cannot be read and may hold a secret.
 const HIDDEN: &str = "CREATE CATALOG … (not shown: it may hold secrets)";
 
@@ -241,6 +241,11 @@ mod tests {
         assert!(create.if_not_exists);
         let expected = serde_json::json!({"url": "postgres://u:p@h/d", "connections": 4, "pass_through": true,
             "readers": ["ann", "bob"], "writers": ["o'hara"], "tls_ca": {"file": "/x"}});
+        assert_eq!(Value::Object(create.properties), expected);
+        let sql =
+            "CREATE CATALOG bus USING kafka WITH (brokers = 'a:9092, b:9092', tables = '[{\"topic\": \"it''s\"}]')";
+        let Statement::CreateCatalog(create) = parse(sql).unwrap() else { panic!("another statement") };
+        let expected = serde_json::json!({"brokers": ["a:9092", "b:9092"], "tables": "[{\"topic\": \"it's\"}]"});
         assert_eq!(Value::Object(create.properties), expected);
         assert!(matches!(parse("create catalog c using clickhouse").unwrap(), Statement::CreateCatalog(_)));
         assert!(matches!(parse("drop catalog if exists c").unwrap(), Statement::DropCatalog { if_exists: true, .. }));

@@ -6,6 +6,8 @@ use datafusion::arrow::util::pretty::pretty_format_batches;
 use townlake_tests::kafka::{Kafka, PASSWORD};
 use townlake_tests::town::TownSpec;
 
+use super::registered::Servers;
+
 const ORDERS: &str = r#"
 topic('orders', 4)
 p = producer(queue_buffering_max_messages=1000000)
@@ -76,5 +78,67 @@ async fn orders_of_kafka_join_accounts_of_the_lake() {
     let error = bob.collect(count).await.unwrap_err();
     assert!(!format!("{error:?}").contains("orders\" in"), "{error:?}");
     assert_eq!(error.code(), townlake_common::ErrorCode::CatalogNotFound, "{error}");
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_that_is_made_by_sql_reads_every_format_on_executors() {
+    let Some(servers) = Servers::shared("made_by_sql") else { return };
+    servers.python(
+        r#"
+topic('made_json')
+write('made_json', ['{"id": %d}' % n for n in range(100)])
+topic('made_avro', 2)
+order = record('Order', ('id', 'int'), ('tags', {'type': 'array', 'items': 'string'}), ('counts', {'type': 'map', 'values': 'long'}), ('deep', record('D', ('x', 'double'))))
+avro('made_avro', order, [dict(id=n, tags=['a', 'b'][:n % 3], counts={'k': n}, deep=dict(x=n / 2)) for n in range(1000)])
+topic('made_proto')
+order = protos({'o.proto': 'syntax = "proto3"; message O { int64 id = 1; uint64 big = 2; }'})('O')
+protobuf('made_proto', order, [order(id=n, big=2**64 - 1) for n in range(100)])
+"#,
+    );
+    let spec = TownSpec::default().user("ann", "a password", &[]).toml("[auth]\nadmins = [\"ann\"]");
+    let town = spec.lake("lake", &[], &["ann"]).start().await;
+    let connection = town.connect("ann", "a password").await;
+    let create = |name: &str, tables: &str| {
+        format!(
+            "CREATE CATALOG {name} USING kafka WITH (brokers = '{0}, {0}', sasl = 'PLAIN', username = 'reader', password = '{PASSWORD}', \
+             schema_registry = '{1}', request_timeout = '20s', tables = '{tables}')",
+            servers.kafka.sasl_broker(),
+            servers.registry.url()
+        )
+    };
+    let tables = r#"[{"topic": "made_json", "format": "json", "columns": [{"name": "id", "type": "bigint"}]},
+        {"topic": "made_avro", "format": "avro", "schema": "shop", "table": "orders", "on_error": "null-and-count"},
+        {"topic": "made_proto", "format": "protobuf"}, {"topic": "made_json", "format": "avro", "table": "no_subject"}]"#;
+    for statement in [&create("made", tables), "SET SESSION execution = 'cluster'"] {
+        connection.run(statement).await.unwrap_or_else(|error| panic!("{error:?}"));
+    }
+    let text = async |sql: &str| {
+        let (_, batches) = connection.collect(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        pretty_format_batches(&batches).unwrap().to_string()
+    };
+    let join = "SELECT count(*) AS n, sum(o.id) AS ids, sum(o.counts['k']) AS ks, sum(cardinality(o.tags)) AS tags, sum(o.deep['x']) AS x, \
+                max(p.big) AS big FROM made.\"default\".made_json AS j JOIN made.shop.orders AS o ON o.id = j.id \
+                JOIN made.\"default\".made_proto AS p ON p.id = o.id";
+    let expected = "| 100 | 4950 | 4950 | 99   | 2475.0 | 18446744073709551615 |";
+    let joined = text(join).await;
+    assert!(joined.contains(expected), "{joined}");
+    let nested = text("SELECT tags, counts, deep, _error FROM made.shop.orders WHERE id = 2").await;
+    assert!(nested.contains("| [a, b] | {k: 2} | {x: 1.0} |        |"), "{nested}");
+    let sql = "SELECT table_name, column_name FROM made.information_schema.columns WHERE column_name IN ('tags', 'big') ORDER BY 1";
+    let columns = text(sql).await;
+    assert!(
+        columns.contains("made_proto") && columns.contains("orders"),
+        "a table without a subject hides none: {columns}"
+    );
+    let shown = text("SHOW CREATE CATALOG made").await;
+    assert!(shown.contains("made_json") && !shown.contains(PASSWORD), "{shown}");
+    assert!(!text(&format!("EXPLAIN {join}")).await.contains("127.0.0.1"), "no address is in a plan");
+    for (tables, word) in [("hunter2", "tables"), (r#"[{"topic": "t", "format": "hunter2"}]"#, "protobuf")] {
+        let error = connection.run(&create("broken", tables)).await.unwrap_err();
+        assert_eq!(error.code(), townlake_common::ErrorCode::InvalidArgument, "{error}");
+        assert!(error.message().contains(word) && !format!("{error:?}").contains("hunter2"), "{error}");
+    }
+    connection.run("DROP CATALOG made").await.unwrap();
     town.stop().await;
 }
