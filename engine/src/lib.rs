@@ -8,6 +8,7 @@
 pub mod batches;
 pub mod codec;
 pub mod error;
+mod filter_pushdown;
 pub mod functions;
 pub mod identifier;
 pub mod interrupt;

@@ -37,6 +37,7 @@ use datafusion::prelude::SessionConfig;
 
 use townlake_connectors::pushdown::PushIntoSources;
 
+use crate::filter_pushdown::guarded;
 use crate::network::{self, MAX_MESSAGE_BYTES};
 use crate::semi_joins::SemiJoinsDown;
 use crate::sql_types::{SqlTypes, ZONE};
@@ -100,7 +101,7 @@ pub fn physical_rules(push: bool) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + 
         let place = rules.iter().position(|rule| rule.name() == "join_selection").map_or(0, |index| index + 1);
         rules.insert(place, Arc::new(PushIntoSources));
     }
-    rules
+    guarded(rules)
 }
 
 /// DataFusion's rules of types, behind one of ours.

@@ -10,6 +10,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::catalog::{MemoryCatalogProvider, MemorySchemaProvider};
 use datafusion::datasource::MemTable;
+use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use rand::Rng;
@@ -19,6 +20,7 @@ use serde_json::{Map, Value};
 use townlake_cli::args::LoadMode;
 use townlake_cli::connection::Rows;
 use townlake_cli::demo::Sources;
+use townlake_engine::session::physical_rules;
 use townlake_tests::bed::TestBed;
 
 /// The tables; two in Postgres, which joins its own.
@@ -163,7 +165,9 @@ async fn load_clickhouse(sources: &Sources, rows: &RecordBatch) {
 
 /// A single process with the same rows, in the types that the door gives them, under the same names.
 pub async fn copies(bed: &TestBed, tables: &[RecordBatch]) -> SessionContext {
-    let local = SessionContext::new();
+    // With our rules: those of DataFusion 55 mix up columns of one name.
+    let state = SessionStateBuilder::new_with_default_features().with_physical_optimizer_rules(physical_rules(false));
+    let local = SessionContext::new_with_state(state.build());
     for (name, rows) in TABLES.iter().zip(tables) {
         let sql = format!("SELECT id, k, i, n, d, z, t FROM {name} ORDER BY id");
         let (schema, found) = bed.connection.collect(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
