@@ -49,6 +49,10 @@ impl Stage {
             let fetched = std::env::var_os(variable).map_or_else(|| cache_folder().join(folder), Into::into);
             command.env(variable, fetched);
         }
+        // the emulator of BigQuery finds its DuckDB's extensions there
+        if arguments.contains(&"--federation") {
+            command.env("HOME", std::env::var_os("HOME").unwrap_or_default());
+        }
         Running::start(command, self.folder.path())
     }
 
