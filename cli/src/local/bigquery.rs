@@ -38,7 +38,8 @@ impl BigQueryEmulator {
         let (rest, grpc) = (free_port()?, free_port()?);
         let mut server = command(&binary(), Signal::SIGTERM);
         server.args(["start", "--project", PROJECT, "--log-level", "warning", "--rest-port", &rest.to_string()]);
-        server.args(["--grpc-port", &grpc.to_string()]).current_dir(folder);
+        // It keeps uploads among temporary files, and leaves them there.
+        server.args(["--grpc-port", &grpc.to_string()]).current_dir(folder).env("TMPDIR", folder);
         let process = Process::start("bigquery", server, folder)?;
         let mut emulator = Self { process, rest, grpc };
         let listens = |port| async move { TcpStream::connect(("127.0.0.1", port)).await.is_ok() };
