@@ -120,8 +120,6 @@ mod tests {
     use datafusion::execution::SessionStateBuilder;
     use datafusion::prelude::{SessionConfig, SessionContext};
 
-    use super::*;
-
     async fn rows(session: &SessionContext, sql: &str) -> usize {
         let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
         batches.iter().map(RecordBatch::num_rows).sum()

@@ -90,7 +90,6 @@ impl Both {
 }
 
 /// The plan's text, and how many lines its rows have, once they are those without pushdown.
-
 async fn compared(
     sql: &str,
     plan: Arc<dyn ExecutionPlan>,
