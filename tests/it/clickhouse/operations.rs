@@ -87,8 +87,8 @@ async fn many_keys_of_a_small_side_go_into_the_scan() {
         let sql = "SELECT k.name, a.rate FROM keys AS k JOIN large AS a ON k.id = a.id";
         let text = both.with_keys(&keys(15_099), sql).await;
         assert!(text.contains("IN (100,101,102") && text.contains(",15099)"), "{:?}\n{text}", ch.server.engine);
-        let text = both.with_keys(&keys(40_099), sql).await;
-        assert!(text.contains("`id` >= toUInt32('100')") && text.contains("'40099'"), "{:?}\n{text}", ch.server.engine);
+        let text = both.with_keys(&keys(50_099), sql).await;
+        assert!(text.contains("`id` >= toUInt32('100')") && text.contains("'50099'"), "{:?}\n{text}", ch.server.engine);
     }
 }
 

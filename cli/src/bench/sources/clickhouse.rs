@@ -44,7 +44,8 @@ pub(super) async fn run(bed: &Bed, clickhouse: &ClickHouse, rounds: usize) -> Re
     };
     let moved = async || {
         settle().await;
-        let sql = "SELECT sum(result_rows) FROM system.query_log WHERE type = 2 AND query LIKE '%FORMAT RowBinary' AND query LIKE '%`big`%'";
+        let sql =
+            "SELECT sum(result_rows) FROM system.query_log WHERE type = 2 AND query LIKE 'SELECT toUInt8(1)%`big`%'";
         let (rows, _) = client(curl(clickhouse, sql), "curl").await?;
         rows.trim().parse().map_err(|error| Error::internal("a count of ClickHouse").with_source(error))
     };
