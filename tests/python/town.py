@@ -78,6 +78,8 @@ class Town(Servers):
                 iceberg("files", sql(f"sqlite://{self.folder}/files.db", "s3://warehouse/files") + self.s3()),
                 iceberg("shared", sql(postgres.url("lake"), "s3://warehouse/shared") + self.s3()),
                 iceberg("shared_refused", sql(postgres.url("lake", password=WRONG), "s3://warehouse/shared")),
+                f'[catalogs.drop]\ntype = "files"\nlocation = "s3://warehouse/drop"\nreaders = ["ann"]\n{self.s3()}',
+                f'[catalogs.drop_refused]\ntype = "files"\nlocation = "s3://warehouse/drop"\nreaders = ["ann"]\n{self.s3(WRONG)}',
                 f'[catalogs.crm]\ntype = "postgres"\nurl = "{postgres.url("crm")}"\nreaders = ["ann"]\n',
             )
         )

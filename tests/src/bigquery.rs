@@ -3,18 +3,22 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
+use townlake_cli::local::program_of;
+
+use crate::server::{free_port, shared, skip, stop};
 
 /// What has Google's client do things.
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/servers/bigquery_client.py");
+/// How long it may take to end.
+const GRACE: Duration = Duration::from_secs(3);
 /// The project of all tests.
 pub const PROJECT: &str = "town";
 
@@ -34,10 +38,7 @@ impl BigQuery {
     pub fn start(test: &str) -> Option<Self> {
         let program = program("bqemulator");
         if !program.exists() {
-            let required = std::env::var_os("TOWNLAKE_REQUIRE_SERVERS").is_some();
-            assert!(!required, "{test} needs the BigQuery emulator: {}", program.display());
-            eprintln!("SKIPPED {test}: there is no {}", program.display());
-            return None;
+            return skip(test, &program.display().to_string());
         }
         let folder = tempfile::Builder::new().prefix("townlake-bigquery-").tempdir().expect("a temporary folder");
         let (rest, grpc) = (free_port(), free_port());
@@ -49,13 +50,7 @@ impl BigQuery {
 
     /// The emulator that tests share while one of them runs. Each test works in a dataset of its own.
     pub fn shared(test: &str) -> Option<Arc<Self>> {
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = shared.upgrade() {
-            return Some(running);
-        }
-        let started = Arc::new(Self::start(test)?);
-        *shared = Arc::downgrade(&started);
-        Some(started)
+        shared(&SHARED, || Self::start(test))
     }
 
     /// The keys of `[catalogs.<name>]` that lead here.
@@ -96,7 +91,7 @@ impl BigQuery {
 
     /// Stops the server, as an administrator would in a hurry.
     pub fn stop(&self) {
-        stop(&mut self.server());
+        stop(&mut self.server(), Signal::SIGTERM, GRACE);
     }
 
     fn server(&self) -> MutexGuard<'_, Child> {
@@ -126,33 +121,13 @@ impl BigQuery {
 
 impl Drop for BigQuery {
     fn drop(&mut self) {
-        stop(&mut self.server());
+        stop(&mut self.server(), Signal::SIGTERM, GRACE);
     }
 }
 
 /// A program of the virtual environment that scripts/setup.sh makes.
 fn program(name: &str) -> PathBuf {
-    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
-    let venvs = match std::env::var_os("TOWNLAKE_VENV") {
-        Some(venv) => Path::new(&venv).parent().unwrap_or(Path::new("/")).to_path_buf(),
-        None => home.join(".cache/townlake"),
-    };
-    venvs.join("venv-bigquery/bin").join(name)
-}
-
-/// SIGTERM; SIGKILL should it hang.
-fn stop(server: &mut Child) {
-    if let Ok(pid) = i32::try_from(server.id())
-        && matches!(server.try_wait(), Ok(None))
-    {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        let deadline = Instant::now() + Duration::from_secs(3);
-        while Instant::now() < deadline && matches!(server.try_wait(), Ok(None)) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = server.kill();
-        let _ = server.wait();
-    }
+    program_of("venv-bigquery", name)
 }
 
 fn launch(folder: &Path, rest: u16, grpc: u16) -> Child {
@@ -161,9 +136,4 @@ fn launch(folder: &Path, rest: u16, grpc: u16) -> Child {
     server.args(["start", "--project", PROJECT, "--log-level", "warning", "--rest-port"]).arg(rest.to_string());
     server.arg("--grpc-port").arg(grpc.to_string()).current_dir(folder).stdin(Stdio::null());
     server.stdout(log.try_clone().expect("the log")).stderr(log).spawn().expect("start the emulator")
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
 }

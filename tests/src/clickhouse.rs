@@ -2,19 +2,22 @@
 //! `chdb`) behind an HTTP front of ours. The one shows the real wire, users and errors, the other today's types and ArrowStream.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
+use townlake_cli::local::program_of;
+
+use crate::server::{free_port, shared, skip, stop};
 
 /// Where Debian keeps the server.
 const SERVER: &str = "/usr/sbin/clickhouse-server";
 /// The front of the embedded engine.
 const FRONT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/servers/chdb_http.py");
+/// How long it may take to end.
+const GRACE: Duration = Duration::from_secs(3);
 /// The password of every user, to be looked for where it must not be.
 pub const PASSWORD: &str = "hunter2-clickhouse";
 
@@ -27,7 +30,7 @@ pub enum Engine {
     Modern,
 }
 
-static SHARED: Mutex<[Weak<ClickHouse>; 2]> = Mutex::new([Weak::new(), Weak::new()]);
+static SHARED: [Mutex<Weak<ClickHouse>>; 2] = [const { Mutex::new(Weak::new()) }; 2];
 
 /// A running server. Dropped, also by a failing test, it is killed by its process id and its folder removed.
 pub struct ClickHouse {
@@ -48,10 +51,7 @@ impl ClickHouse {
             Engine::Modern => python(),
         };
         if !program.exists() {
-            let required = std::env::var_os("TOWNLAKE_REQUIRE_SERVERS").is_some();
-            assert!(!required, "{test} needs ClickHouse: {}", program.display());
-            eprintln!("SKIPPED {test} ({engine:?}): there is no {}", program.display());
-            return None;
+            return skip(test, &program.display().to_string());
         }
         let folder = tempfile::Builder::new().prefix("townlake-clickhouse-").tempdir().expect("a temporary folder");
         let (port, tls_port) = (free_port(), free_port());
@@ -67,13 +67,7 @@ impl ClickHouse {
 
     /// The server that tests share while one of them runs. Each test works in a database of its own.
     pub fn shared(engine: Engine, test: &str) -> Option<Arc<Self>> {
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = shared[engine as usize].upgrade() {
-            return Some(running);
-        }
-        let started = Arc::new(Self::start(engine, test)?);
-        shared[engine as usize] = Arc::downgrade(&started);
-        Some(started)
+        shared(&SHARED[engine as usize], || Self::start(engine, test))
     }
 
     /// The port on 127.0.0.1.
@@ -119,13 +113,13 @@ impl ClickHouse {
 
     /// Stops the server, as an administrator would in a hurry.
     pub fn stop(&self) {
-        stop(&mut self.server());
+        stop(&mut self.server(), Signal::SIGTERM, GRACE);
     }
 
     /// Starts it again, on the same port and data.
     pub fn restart(&self) {
         let mut server = self.server();
-        stop(&mut server);
+        stop(&mut server, Signal::SIGTERM, GRACE);
         *server = launch(self.engine, self.folder.path(), self.port);
         drop(server);
         self.wait_until_ready();
@@ -155,33 +149,13 @@ impl ClickHouse {
 
 impl Drop for ClickHouse {
     fn drop(&mut self) {
-        stop(&mut self.server());
+        stop(&mut self.server(), Signal::SIGTERM, GRACE);
     }
 }
 
 /// The Python that has `chdb`; scripts/setup.sh installs it.
 fn python() -> PathBuf {
-    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
-    let venvs = match std::env::var_os("TOWNLAKE_VENV") {
-        Some(venv) => Path::new(&venv).parent().unwrap_or(Path::new("/")).to_path_buf(),
-        None => home.join(".cache/townlake"),
-    };
-    venvs.join("venv-chdb/bin/python")
-}
-
-/// SIGTERM; SIGKILL should it hang.
-fn stop(server: &mut Child) {
-    if let Ok(pid) = i32::try_from(server.id())
-        && matches!(server.try_wait(), Ok(None))
-    {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        let deadline = Instant::now() + Duration::from_secs(3);
-        while Instant::now() < deadline && matches!(server.try_wait(), Ok(None)) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = server.kill();
-        let _ = server.wait();
-    }
+    program_of("venv-chdb", "python")
 }
 
 /// An authority, and a certificate of it for 127.0.0.1, where openssl is installed.
@@ -265,9 +239,4 @@ fn launch(engine: Engine, folder: &Path, port: u16) -> Child {
     };
     server.current_dir(folder).stdin(Stdio::null()).stdout(log.try_clone().expect("the log")).stderr(log);
     server.spawn().expect("start ClickHouse")
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
 }

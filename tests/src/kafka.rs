@@ -3,11 +3,15 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+
+use townlake_cli::local::fetched;
+
+use crate::server::{free_port, shared, skip};
 
 /// The password of user `reader` on the SASL listener, to be looked for where it must not be.
 pub const PASSWORD: &str = "hunter2-kafka";
@@ -35,24 +39,15 @@ impl Kafka {
 
     /// The same, with further lines of its settings.
     pub fn start_with(test: &str, settings: &str) -> Option<Self> {
-        let cache = PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/townlake");
-        let jars = std::env::var_os("TOWNLAKE_KAFKA").map_or_else(|| cache.join("kafka"), PathBuf::from);
-        let python =
-            std::env::var_os("TOWNLAKE_VENV").map_or_else(|| cache.join("venv"), PathBuf::from).join("bin/python");
+        let jars = fetched("TOWNLAKE_KAFKA", "kafka");
+        let python = fetched("TOWNLAKE_VENV", "venv").join("bin/python");
         let has_client = || {
             let check = Command::new(&python).args(["-c", "import confluent_kafka"]).stderr(Stdio::null()).status();
             check.is_ok_and(|status| status.success())
         };
         if !jars.join("complete.stamp").exists() || !has_client() {
-            let required = std::env::var_os("TOWNLAKE_REQUIRE_SERVERS").is_some();
-            assert!(
-                !required,
-                "{test} needs Apache Kafka in {} and confluent-kafka in {}",
-                jars.display(),
-                python.display()
-            );
-            eprintln!("SKIPPED {test}: there is no Apache Kafka in {}, or no confluent-kafka", jars.display());
-            return None;
+            let missing = format!("Apache Kafka in {}, or no confluent-kafka in {}", jars.display(), python.display());
+            return skip(test, &missing);
         }
         let folder = tempfile::Builder::new().prefix("townlake-kafka-").tempdir().expect("a temporary folder");
         let [plain, sasl, tls, mutual, controller] = [(); 5].map(|()| free_port());
@@ -67,13 +62,7 @@ impl Kafka {
 
     /// The broker that tests share while one of them runs. Each test works in topics of its own.
     pub fn shared(test: &str) -> Option<Arc<Self>> {
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = shared.upgrade() {
-            return Some(running);
-        }
-        let started = Arc::new(Self::start(test)?);
-        *shared = Arc::downgrade(&started);
-        Some(started)
+        shared(&SHARED, || Self::start(test))
     }
 
     /// `host:port` of the listener without login.
@@ -198,11 +187,6 @@ def producer(**config):
 fn stop(server: &mut Child) {
     let _ = server.kill();
     let _ = server.wait();
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
 }
 
 fn java(jars: &Path, folder: &Path) -> Command {

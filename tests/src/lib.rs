@@ -7,4 +7,5 @@ pub mod kafka;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod registry;
+mod server;
 pub mod town;

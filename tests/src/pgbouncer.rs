@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::postgres::{PASSWORD, Postgres, free_port, not_as_root, own_folder, stop};
+use crate::postgres::{PASSWORD, Postgres, not_as_root, own_folder, stop};
+use crate::server::{free_port, skip};
 
 /// Where Debian keeps it.
 const PROGRAM: &str = "/usr/sbin/pgbouncer";
@@ -22,10 +23,7 @@ impl PgBouncer {
     /// error) where it is not installed, unless `TOWNLAKE_REQUIRE_SERVERS` is set.
     pub fn start(test: &str, postgres: &Postgres, mode: &str, pool: usize) -> Option<Self> {
         if !Path::new(PROGRAM).exists() {
-            let required = std::env::var_os("TOWNLAKE_REQUIRE_SERVERS").is_some();
-            assert!(!required, "{test} needs {PROGRAM}");
-            eprintln!("SKIPPED {test}: there is no {PROGRAM}");
-            return None;
+            return skip(test, PROGRAM);
         }
         let folder = own_folder();
         let place = folder.path().display().to_string();

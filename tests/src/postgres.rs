@@ -3,15 +3,17 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, User, geteuid};
+use nix::sys::signal::Signal;
+use nix::unistd::{User, geteuid};
+
+use crate::server::{self, free_port, shared, skip};
 
 /// Where Debian keeps the server's programs.
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
@@ -39,10 +41,7 @@ impl Postgres {
     pub fn start(test: &str) -> Option<Self> {
         let programs = programs();
         if !programs.join("postgres").exists() {
-            let required = std::env::var_os("TOWNLAKE_REQUIRE_SERVERS").is_some();
-            assert!(!required, "{test} needs Postgres in {}", programs.display());
-            eprintln!("SKIPPED {test}: there is no Postgres in {}", programs.display());
-            return None;
+            return skip(test, &format!("Postgres in {}", programs.display()));
         }
         let folder = own_folder();
         initialise(folder.path());
@@ -58,11 +57,10 @@ impl Postgres {
     }
 
     /// A hot standby that streams from this server, with further settings; `None` (and a line on standard error) where there is no
-    /// `pg_basebackup`.
+    /// `pg_basebackup`, unless `TOWNLAKE_REQUIRE_SERVERS` is set.
     pub fn standby(&self, test: &str, settings: &[&str]) -> Option<Self> {
         if !programs().join("pg_basebackup").exists() {
-            eprintln!("SKIPPED {test}: there is no pg_basebackup in {}", programs().display());
-            return None;
+            return skip(test, &format!("pg_basebackup in {}", programs().display()));
         }
         let folder = own_folder();
         let mut backup = program("pg_basebackup");
@@ -86,13 +84,7 @@ impl Postgres {
 
     /// The server that tests share while one of them runs. Each test works in a database of its own.
     pub fn shared(test: &str) -> Option<Arc<Self>> {
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = shared.upgrade() {
-            return Some(running);
-        }
-        let started = Arc::new(Self::start(test)?);
-        *shared = Arc::downgrade(&started);
-        Some(started)
+        shared(&SHARED, || Self::start(test))
     }
 
     /// The port on 127.0.0.1.
@@ -187,17 +179,7 @@ impl Drop for Postgres {
 
 /// Immediate shutdown of the postmaster, which ends its children; SIGKILL should it hang.
 pub(crate) fn stop(server: &mut Child) {
-    if let Ok(pid) = i32::try_from(server.id())
-        && matches!(server.try_wait(), Ok(None))
-    {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while Instant::now() < deadline && matches!(server.try_wait(), Ok(None)) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = server.kill();
-        let _ = server.wait();
-    }
+    server::stop(server, Signal::SIGQUIT, Duration::from_secs(10));
 }
 
 /// A temporary folder of the server's account.
@@ -322,9 +304,4 @@ fn launch(folder: &Path, port: u16, more: &[String]) -> Child {
         server.arg("-c").arg(setting);
     }
     server.stdout(Stdio::null()).stderr(log).spawn().expect("start Postgres")
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
 }

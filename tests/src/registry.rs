@@ -2,13 +2,15 @@
 //! and a door in front of it that asks for a login, over TLS.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use townlake_cli::local::fetched;
+
 use crate::kafka::Kafka;
+use crate::server::{free_port, shared, skip};
 
 /// The password of `reader` at the door, to be looked for where it must not be.
 pub const PASSWORD: &str = "hunter2-registry";
@@ -29,13 +31,9 @@ impl Registry {
     /// A registry of one's own; `None` (and a line on standard error) where it was not fetched, unless
     /// `TOWNLAKE_REQUIRE_SERVERS` is set. Panics when it is there and does not start.
     pub fn start(test: &str) -> Option<Self> {
-        let cache = PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/townlake");
-        let home = std::env::var_os("TOWNLAKE_REGISTRY").map_or_else(|| cache.join("registry"), PathBuf::from);
+        let home = fetched("TOWNLAKE_REGISTRY", "registry");
         if !home.join("complete.stamp").exists() {
-            let required = std::env::var_os("TOWNLAKE_REQUIRE_SERVERS").is_some();
-            assert!(!required, "{test} needs Apicurio Registry in {}", home.display());
-            eprintln!("SKIPPED {test}: there is no Apicurio Registry in {}", home.display());
-            return None;
+            return skip(test, &format!("Apicurio Registry in {}", home.display()));
         }
         let folder = tempfile::Builder::new().prefix("townlake-registry-").tempdir().expect("a temporary folder");
         let port = free_port();
@@ -47,13 +45,7 @@ impl Registry {
 
     /// The registry that tests share while one of them runs. Each test works in subjects of its own.
     pub fn shared(test: &str) -> Option<Arc<Self>> {
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = shared.upgrade() {
-            return Some(running);
-        }
-        let started = Arc::new(Self::start(test)?);
-        *shared = Arc::downgrade(&started);
-        Some(started)
+        shared(&SHARED, || Self::start(test))
     }
 
     /// Its URL.
@@ -125,9 +117,4 @@ fn launch(home: &Path, folder: &Path, port: u16) -> Child {
     command.args(["-Xmx400m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dquarkus.http.host=127.0.0.1"]);
     command.arg(format!("-Dquarkus.http.port={port}")).arg("-jar").arg(runner);
     command.current_dir(folder).stdin(Stdio::null()).stdout(log).stderr(also).spawn().expect("start the registry")
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
 }

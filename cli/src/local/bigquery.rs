@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use townlake_common::{Error, ErrorCode, Result};
 
-use super::cache_folder;
-use super::process::{Process, command, free_port};
+use super::process::{Process, command, free_port, program_of};
 
 /// The project of everything in it.
 pub const PROJECT: &str = "town";
@@ -90,9 +89,5 @@ impl BigQueryEmulator {
 }
 
 fn binary() -> PathBuf {
-    let venvs = match std::env::var_os("TOWNLAKE_VENV") {
-        Some(venv) => Path::new(&venv).parent().unwrap_or(Path::new("/")).to_path_buf(),
-        None => cache_folder(),
-    };
-    venvs.join("venv-bigquery/bin/bqemulator")
+    program_of("venv-bigquery", "bqemulator")
 }

@@ -9,8 +9,7 @@ use nix::sys::signal::Signal;
 use tokio::net::TcpStream;
 use townlake_common::{Error, ErrorCode, Result};
 
-use super::cache_folder;
-use super::process::{Process, command, find_program, free_port, write_private};
+use super::process::{Process, command, fetched, find_program, free_port, write_private};
 
 /// A running broker.
 pub struct Kafka {
@@ -96,7 +95,7 @@ fn feed(mut tool: Command, texts: impl Iterator<Item = Result<String>>) -> Resul
 }
 
 fn jars() -> PathBuf {
-    std::env::var_os("TOWNLAKE_KAFKA").map_or_else(|| cache_folder().join("kafka"), PathBuf::from)
+    fetched("TOWNLAKE_KAFKA", "kafka")
 }
 
 fn java(folder: &Path) -> Command {

@@ -17,4 +17,4 @@ pub use cluster::{Cluster, ClusterSpec};
 pub use etcd::Etcd;
 pub use kafka::Kafka;
 pub use postgres::Postgres;
-pub use process::{Process, cache_folder, free_port, hurry, port_or_free, random_password};
+pub use process::{Process, fetched, free_port, hurry, port_or_free, program_of, random_password};

@@ -236,9 +236,15 @@ pub fn write_private(path: &Path, text: &str) -> Result<()> {
     file.write_all(text.as_bytes()).map_err(failed)
 }
 
-/// Where `scripts/setup.sh` keeps what it fetches.
-pub fn cache_folder() -> PathBuf {
-    PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/townlake")
+/// What `scripts/setup.sh` fetched into a folder of this name, or the folder that a variable names.
+pub fn fetched(variable: &str, folder: &str) -> PathBuf {
+    let cache = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/townlake").join(folder);
+    std::env::var_os(variable).map_or_else(cache, PathBuf::from)
+}
+
+/// A program of a virtual environment that lies beside the one of the Python clients.
+pub fn program_of(environment: &str, program: &str) -> PathBuf {
+    fetched("TOWNLAKE_VENV", "venv").with_file_name(environment).join("bin").join(program)
 }
 
 /// The port `wanted` where it is free, else another.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use futures::TryStreamExt;
-use object_store::ObjectMeta;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore};
 use townlake_common::{Error, ErrorCode, Result};
 
 use super::formats::Format;
@@ -35,9 +37,17 @@ pub(crate) async fn tables(store: &Store, only: Option<&str>) -> Result<Vec<Tabl
 async fn list(store: &Store, only: Option<&str>) -> Result<Vec<Table>> {
     let mut found: BTreeMap<String, Table> = BTreeMap::new();
     let mut mixed = Vec::new();
-    let mut listed = store.objects.list(Some(&store.root));
+    let mut listed = match only {
+        Some(name) => files_of(store, name).await?,
+        None => store.objects.list(Some(&store.root)),
+    };
     let mut count = 0;
-    while let Some(file) = listed.try_next().await.map_err(|error| store.failed(&store.root, error))? {
+    loop {
+        let file = match listed.try_next().await {
+            Ok(Some(file)) => file,
+            Ok(None) => break,
+            Err(error) => return Err(store.unlisted(error).await),
+        };
         count += 1;
         if count > MOST_FILES {
             let message = format!("catalog {}: there are more than {MOST_FILES} files", store.catalog);
@@ -64,6 +74,19 @@ async fn list(store: &Store, only: Option<&str>) -> Result<Vec<Table>> {
     let mut tables: Vec<_> = found.into_values().filter(|table| !mixed.contains(&table.name)).collect();
     tables.iter_mut().for_each(|table| table.files.sort_by(|left, right| left.location.cmp(&right.location)));
     Ok(tables)
+}
+
+/// What may be of one table: the files of the folder itself, and those below the folder of its name.
+async fn files_of<'s>(store: &'s Store, name: &str) -> Result<BoxStream<'s, object_store::Result<ObjectMeta>>> {
+    let beside = match store.objects.list_with_delimiter(Some(&store.root)).await {
+        Ok(found) => futures::stream::iter(found.objects.into_iter().map(Ok)),
+        Err(error) => return Err(store.unlisted(error).await),
+    };
+    // A name that is no path has no folder.
+    Ok(match Path::parse(format!("{}/{name}", store.root).trim_start_matches('/')) {
+        Ok(folder) => beside.chain(store.objects.list(Some(&folder))).boxed(),
+        Err(_) => beside.boxed(),
+    })
 }
 
 /// The table of a file, and its format.

@@ -12,7 +12,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use townlake_common::{Error, Pinned, QueryContext, Result};
 
 use super::listing::Table;
-use super::recipe::{Recipe, Split};
+use super::recipe::{Recipe, Split, encode_schema};
 use super::store::Store;
 use super::{KIND, SCHEMA};
 use crate::scan::{Estimate, SourceScanExec, external, query_of};
@@ -61,6 +61,7 @@ impl FilesTable {
             catalog: store.catalog.clone(),
             table: table.name.clone(),
             format: table.format,
+            encoded_schema: encode_schema(&name, &schema)?,
             schema,
             // A limit counts what passes the filters, and we filter nothing.
             limit: limit.filter(|_| filters.is_empty()).map(|limit| limit as u64),

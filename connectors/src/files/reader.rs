@@ -9,6 +9,7 @@ use arrow::error::ArrowError;
 use bytes::{Buf, Bytes};
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
+use object_store::ObjectMeta;
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
@@ -62,12 +63,16 @@ impl SplitReader {
     pub async fn open(store: Arc<Store>, recipe: Arc<Recipe>, split: Split, metrics: &ScanMetrics) -> Result<Self> {
         let path =
             Path::parse(&split.path).map_err(|error| Error::internal("the path of a split").with_source(error))?;
-        is_unchanged(&store, &split, &path).await?;
         metrics.splits.add(1);
         let rows = match recipe.format {
-            Format::Parquet => Rows::Parquet(Box::new(parquet(&store, &recipe, &split, &path).await?)),
+            Format::Parquet => {
+                is_unchanged(&store, &split, &path).await?;
+                Rows::Parquet(Box::new(parquet(&store, &recipe, &split, &path).await?))
+            }
             format => {
-                let chunks = store.get(&path).await?.into_stream();
+                let file = store.get(&path).await?;
+                is_same(&store, &split, &file.meta)?;
+                let chunks = file.into_stream();
                 let lines = Lines::of(format, &recipe.schema, chunks, metrics).await;
                 Rows::Lines(Box::new(lines.map_err(|error| error.told(&store, &recipe, &path))?))
             }
@@ -131,10 +136,14 @@ impl SplitReader {
 
 /// An error unless the file is what it was when the scan was planned.
 async fn is_unchanged(store: &Store, split: &Split, path: &Path) -> Result<()> {
-    if split.is_of(&store.head(path).await?) {
+    is_same(store, split, &store.head(path).await?)
+}
+
+fn is_same(store: &Store, split: &Split, file: &ObjectMeta) -> Result<()> {
+    if split.is_of(file) {
         return Ok(());
     }
-    let message = format!("catalog {}: file {path} was changed while it was read", store.catalog);
+    let message = format!("catalog {}: file {} was changed while it was read", store.catalog, file.location);
     Err(Error::new(ErrorCode::SourceError, message).with_hint("run the query again").retryable())
 }
 

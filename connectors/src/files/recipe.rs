@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
-use arrow::ipc::convert::{IpcSchemaEncoder, try_schema_from_flatbuffer_bytes};
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion_proto::protobuf;
 use object_store::ObjectMeta;
 use prost::Message;
-use townlake_common::Result;
+use townlake_common::{Error, ErrorCode, Result};
 use townlake_proto::files as wire;
 
 use super::KIND;
@@ -22,8 +22,9 @@ pub(crate) struct Recipe {
     pub catalog: String,
     pub table: String,
     pub format: Format,
-    /// The columns that are read.
+    /// The columns that are read, and the same on the wire.
     pub schema: SchemaRef,
+    pub encoded_schema: Vec<u8>,
     /// Rows per split.
     pub limit: Option<u64>,
     /// The filters that stayed with us, each with the reason.
@@ -44,6 +45,17 @@ pub(crate) struct Split {
     pub end: u64,
 }
 
+/// A schema on the wire.
+///
+/// Errors: `FORMAT_NOT_SUPPORTED` for a type that no plan can carry.
+pub(crate) fn encode_schema(table: &str, schema: &Schema) -> Result<Vec<u8>> {
+    let encoded = protobuf::Schema::try_from(schema).map_err(|error| {
+        let message = format!("table {table}: a column of its files has a type that is not read");
+        Error::new(ErrorCode::FormatNotSupported, message).with_source(error)
+    })?;
+    Ok(encoded.encode_to_vec())
+}
+
 impl Recipe {
     /// The recipe on the wire.
     pub fn to_wire(&self) -> wire::Scan {
@@ -51,7 +63,7 @@ impl Recipe {
             catalog: self.catalog.clone(),
             table: self.table.clone(),
             format: self.format.to_wire().into(),
-            schema: IpcSchemaEncoder::new().schema_to_fb(&self.schema).finished_data().to_vec(),
+            schema: self.encoded_schema.clone(),
             limit: self.limit,
             local_filters: self.local_filters.clone(),
             files: self.files,
@@ -63,10 +75,13 @@ impl Recipe {
     ///
     /// Errors: `INTERNAL` for what another build wrote.
     pub fn from_wire(scan: wire::Scan) -> Result<Self> {
-        let schema = try_schema_from_flatbuffer_bytes(&scan.schema);
+        let schema =
+            protobuf::Schema::decode(scan.schema.as_slice()).map_err(|error| unreadable(KIND).with_source(error))?;
+        let schema = Schema::try_from(&schema).map_err(|error| unreadable(KIND).with_source(error))?;
         Ok(Self {
             format: Format::from_wire(scan.format()).ok_or_else(|| unreadable(KIND))?,
-            schema: Arc::new(schema.map_err(|error| unreadable(KIND).with_source(error))?),
+            schema: Arc::new(schema),
+            encoded_schema: scan.schema,
             catalog: scan.catalog,
             table: scan.table,
             limit: scan.limit,
@@ -113,8 +128,7 @@ impl Split {
     }
 }
 
-/// What changes when a file does.
+/// What changes when a file does: its tag, else its time in seconds, for a list of a store may tell parts of them that a file does not.
 fn version(file: &ObjectMeta) -> String {
-    let tag = file.e_tag.clone().unwrap_or_default();
-    format!("{tag} {}", file.last_modified.timestamp_nanos_opt().unwrap_or_default())
+    file.e_tag.clone().unwrap_or_else(|| file.last_modified.timestamp().to_string())
 }

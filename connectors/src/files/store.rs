@@ -7,7 +7,7 @@ use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ClientOptions, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{ClientOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
 use townlake_common::config::FilesCatalog;
 use townlake_common::{Error, ErrorCode, Result};
 
@@ -64,9 +64,21 @@ impl Store {
         self.objects.head(path).await.map_err(|error| self.failed(path, error))
     }
 
-    /// A file from its start on, unless it is another one by now.
+    /// A file from its start on.
     pub async fn get(&self, path: &Path) -> Result<GetResult> {
-        self.objects.get_opts(path, GetOptions::default()).await.map_err(|error| self.failed(path, error))
+        self.objects.get(path).await.map_err(|error| self.failed(path, error))
+    }
+
+    /// What a failure to list the folder means. A refusal is nothing special to the store's client there: one that asks for a file has the word.
+    pub async fn unlisted(&self, error: object_store::Error) -> Error {
+        use object_store::Error as Store;
+        if let Store::Generic { .. } = &error
+            && let Err(refused @ (Store::PermissionDenied { .. } | Store::Unauthenticated { .. })) =
+                self.objects.head(&self.root.clone().join("_")).await
+        {
+            return self.failed(&self.root, refused);
+        }
+        self.failed(&self.root, error)
     }
 
     /// What a failure at a file means.
@@ -80,6 +92,7 @@ impl Store {
             }
             Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => {
                 Error::new(ErrorCode::SourceDenied, format!("catalog {catalog}: the store refuses to give {path}"))
+                    .with_hint(format!("check the keys in [catalogs.{catalog}] and their rights"))
             }
             error => {
                 let message = format!("catalog {catalog}: the store cannot be reached, or breaks off, at {path}");

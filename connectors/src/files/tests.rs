@@ -181,6 +181,37 @@ async fn what_does_not_fit_is_an_error_that_names_the_file_and_no_value() {
     assert_eq!(drop.shown("codes", "SELECT id, code FROM codes ORDER BY id").await, ["1 5", "2 7"]);
 }
 
+#[test]
+fn a_recipe_crosses_the_wire() {
+    use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+    use prost::Message;
+    use townlake_proto::files as wire;
+
+    use super::formats::Format;
+    use super::recipe::{Recipe, encode_schema};
+    use crate::scan::Estimate;
+    let list = DataType::List(Arc::new(Field::new("item", DataType::Int32, true)));
+    let fields =
+        [("a", DataType::Utf8), ("l", list), ("t", DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into())))];
+    let schema = Schema::new(fields.map(|(name, of)| Field::new(name, of, true)).to_vec());
+    let recipe = Recipe {
+        catalog: "drop".into(),
+        table: "t".into(),
+        format: Format::Json,
+        encoded_schema: encode_schema("t", &schema).unwrap(),
+        schema: Arc::new(schema),
+        limit: Some(3),
+        local_filters: vec!["x".into()],
+        files: 2,
+        estimate: Estimate { bytes: Some(7), ..Estimate::default() },
+    };
+    let bytes = recipe.to_wire().encode_to_vec();
+    assert_eq!(Recipe::from_wire(wire::Scan::decode(bytes.as_slice()).unwrap()).unwrap(), recipe);
+    let damaged = wire::Scan { schema: vec![0xff; 9], ..recipe.to_wire() };
+    assert!(Recipe::from_wire(damaged).is_err());
+    assert!(Recipe::from_wire(wire::Scan::default()).is_err());
+}
+
 #[tokio::test]
 async fn a_file_that_changes_after_planning_is_an_error() {
     for change in ["another", "gone"] {

@@ -187,6 +187,9 @@ impl Source for KafkaSource {
     fn refresh(&self) {
         self.refreshes.fetch_add(1, Ordering::Relaxed);
         self.guessed.invalidate_all();
+        if let Some(registry) = &self.registry {
+            registry.refresh();
+        }
         self.cluster.refresh();
     }
 

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 use townlake_cli::demo::Sources;
-use townlake_cli::local::{Etcd, Postgres, cache_folder};
+use townlake_cli::local::{Etcd, Postgres, fetched};
 use townlake_tests::bed::{binary, poll};
 
 use super::{Running, clean};
@@ -46,8 +46,7 @@ impl Stage {
         command.args(["demo", "--scale", "0.01"]).args(arguments);
         // where Kafka and the emulator of BigQuery were fetched to
         for (variable, folder) in [("TOWNLAKE_KAFKA", "kafka"), ("TOWNLAKE_VENV", "venv")] {
-            let fetched = std::env::var_os(variable).map_or_else(|| cache_folder().join(folder), Into::into);
-            command.env(variable, fetched);
+            command.env(variable, fetched(variable, folder));
         }
         // the emulator of BigQuery finds its DuckDB's extensions there
         if arguments.contains(&"--federation") {

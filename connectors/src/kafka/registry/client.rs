@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -38,8 +39,8 @@ const DEFINITION_LIMIT: usize = 16 << 20;
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// A table as its newest schema has it: the subject, the format, the message.
-type TableKey = (String, KafkaFormat, Option<String>);
+/// A table as its newest schema has it: how often the registry had been refreshed when it was asked, the subject, the format, the message.
+type TableKey = (u64, String, KafkaFormat, Option<String>);
 
 /// A way to the registry of one catalog.
 pub(crate) struct Registry {
@@ -52,6 +53,7 @@ pub(crate) struct Registry {
     tables: Cache<TableKey, Arc<ValueTable>>,
     writers: Cache<u32, Arc<Writer>>,
     unknown: Cache<u32, ()>,
+    refreshes: AtomicU64,
 }
 
 /// What the registry says of a schema.
@@ -114,7 +116,15 @@ impl Registry {
             tables: Cache::builder().max_capacity(KEPT).time_to_live(NEWEST_TIME).build(),
             writers: Cache::new(KEPT),
             unknown: Cache::builder().max_capacity(KEPT).time_to_live(UNKNOWN_TIME).build(),
+            refreshes: AtomicU64::new(0),
         })))
+    }
+
+    /// Forgets which schema of a subject was the newest, and which ids there were not.
+    pub fn refresh(&self) {
+        self.refreshes.fetch_add(1, Ordering::Relaxed);
+        self.tables.invalidate_all();
+        self.unknown.invalidate_all();
     }
 
     /// The table that the newest schema of a subject describes; `name` is the table's.
@@ -127,7 +137,7 @@ impl Registry {
         format: KafkaFormat,
         message: Option<&str>,
     ) -> Result<Arc<ValueTable>> {
-        let key = (subject.to_string(), format, message.map(str::to_string));
+        let key = (self.refreshes.load(Ordering::Relaxed), subject.to_string(), format, message.map(str::to_string));
         let made = self.tables.try_get_with(key, self.newest(name, subject, format, message)).await;
         made.map_err(|error: Arc<Error>| Error::clone(&error))
     }
