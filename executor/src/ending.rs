@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use townlake_cluster::{Membership, NodeEvent, NodeWatch, Role};
 use townlake_common::Result;
 
-use crate::directories::Directories;
+use crate::exchange::Outputs;
 use crate::outbox::Outbox;
 use crate::registry::Registry;
 
@@ -21,25 +21,25 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Ending {
     registry: Arc<Registry>,
-    directories: Arc<Directories>,
+    outputs: Arc<Outputs>,
     outbox: Outbox,
 }
 
 impl Ending {
-    /// Over the tasks, the files and the reports of this executor.
-    pub(crate) fn new(registry: Arc<Registry>, directories: Arc<Directories>, outbox: Outbox) -> Self {
-        Self { registry, directories, outbox }
+    /// Over the tasks, the outputs and the reports of this executor.
+    pub(crate) fn new(registry: Arc<Registry>, outputs: Arc<Outputs>, outbox: Outbox) -> Self {
+        Self { registry, outputs, outbox }
     }
 
     /// Removes the output of these stages of a job. Without stages the whole job is over: its tasks are ended first, for one
     /// that still runs would write its output anew.
     ///
-    /// Errors: those of [`Directories::remove_job`].
+    /// Errors: those of [`Outputs::remove_job`].
     pub(crate) async fn remove(&self, job: &str, stages: &[u32]) -> Result<()> {
         if stages.is_empty() {
             self.registry.end_job(job).await;
         }
-        self.directories.remove_job(job, stages).await?;
+        self.outputs.remove_job(job, stages).await?;
         if stages.is_empty() && self.registry.tasks_of(&[job.to_string()]).is_empty() {
             self.registry.forget_job(job);
         }

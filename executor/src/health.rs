@@ -10,6 +10,7 @@ use axum::routing::get;
 use tokio::sync::RwLock;
 use townlake_cluster::Seat;
 
+use crate::exchange::Outputs;
 use crate::memory::TaskMemory;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
@@ -21,6 +22,7 @@ pub(crate) struct Health {
     pub(crate) runner: Runner,
     pub(crate) outbox: Outbox,
     pub(crate) memory: Arc<TaskMemory>,
+    pub(crate) outputs: Arc<Outputs>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -44,7 +46,8 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, &'static str) 
 }
 
 async fn metrics(State(health): State<Arc<Health>>) -> Response {
-    match health.metrics.text(health.memory.reserved(), health.outbox.len()) {
+    let exchange = &health.outputs.memory;
+    match health.metrics.text(health.memory.reserved(), exchange.used(), health.outbox.len()) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => {
             tracing::error!(?error, "the metrics cannot be shown");

@@ -1,7 +1,7 @@
 //! The executor: a stateless worker that runs tasks and serves their output to its peers. It can be killed at any moment.
 //!
-//! Ballista's executor and execution engine run the tasks; what stands around them is ours: the task server
-//! ([`TaskService`]), the queue and its cancel tokens, the outbox of statuses, the guard before the Flight service, memory,
+//! Ballista's executor runs the tasks; what stands around it is ours: the task server ([`TaskService`]), the queue and its
+//! cancel tokens, the outbox of statuses, the exchange in memory ([`exchange`]), the guard before the Flight service, memory,
 //! health and drain. `docs/exchange.md` describes the protocol and what happens when something fails.
 //!
 //! [`TaskService`]: grpc::TaskService
@@ -11,6 +11,7 @@
 mod clients;
 mod directories;
 mod ending;
+mod exchange;
 mod failure;
 mod flight;
 mod grpc;

@@ -20,6 +20,7 @@ pub(crate) struct Metrics {
     /// Bytes that others fetched.
     pub(crate) shuffle_served: IntCounter,
     memory_reserved: IntGauge,
+    exchange_memory: IntGauge,
     outbox: IntGauge,
 }
 
@@ -51,6 +52,10 @@ impl Metrics {
                 "townlake_executor_memory_reserved_bytes",
                 "Memory that running tasks hold.",
             )?,
+            exchange_memory: IntGauge::new(
+                "townlake_executor_exchange_memory_bytes",
+                "Output of tasks that is in memory.",
+            )?,
             outbox: IntGauge::new("townlake_executor_outbox_reports", "Reports that no coordinator has acknowledged.")?,
         };
         for result in ["done", "failed", "cancelled"] {
@@ -61,6 +66,7 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.shuffle_written.clone()))?;
         metrics.registry.register(Box::new(metrics.shuffle_served.clone()))?;
         metrics.registry.register(Box::new(metrics.memory_reserved.clone()))?;
+        metrics.registry.register(Box::new(metrics.exchange_memory.clone()))?;
         metrics.registry.register(Box::new(metrics.outbox.clone()))?;
         Ok(metrics)
     }
@@ -68,8 +74,9 @@ impl Metrics {
     /// The text that Prometheus reads, with the gauges set to these values.
     ///
     /// Errors: `INTERNAL` when a number cannot be written.
-    pub(crate) fn text(&self, memory_reserved: usize, outbox: usize) -> Result<Vec<u8>> {
+    pub(crate) fn text(&self, memory_reserved: usize, exchange: usize, outbox: usize) -> Result<Vec<u8>> {
         self.memory_reserved.set(i64::try_from(memory_reserved).unwrap_or(i64::MAX));
+        self.exchange_memory.set(i64::try_from(exchange).unwrap_or(i64::MAX));
         self.outbox.set(i64::try_from(outbox).unwrap_or(i64::MAX));
         let mut text = Vec::new();
         TextEncoder::new()

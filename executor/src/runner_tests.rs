@@ -3,7 +3,6 @@ use ballista_core::execution_plans::ShuffleWriterExec;
 use ballista_core::extension::SessionConfigHelperExt;
 use ballista_core::serde::protobuf::failed_task::FailedReason;
 use ballista_core::serde::protobuf::{ExecutorRegistration, RunningTaskInfo, TaskId};
-use ballista_executor::execution_engine::DefaultExecutionEngine;
 use ballista_executor::runtime_cache::SessionRuntimeCache;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::ExecutionPlan;
@@ -19,6 +18,7 @@ use townlake_proto::control::TaskError;
 
 use super::*;
 use crate::clients::ClientPool;
+use crate::exchange::{ExchangeEngine, OutputMemory};
 use crate::memory::TaskMemory;
 use crate::metrics::NoCollector;
 use crate::outbox::Limits;
@@ -65,6 +65,7 @@ fn fixture(slots: usize, memory: u64) -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let base: Arc<RuntimeEnv> = Arc::default();
     let runtime = Arc::clone(&base);
+    let engine = Arc::new(ExchangeEngine::new("me", OutputMemory::new(1 << 30), ClientPool::start()));
     let executor = BallistaExecutor::new(
         ExecutorRegistration { id: "me".to_string(), ..Default::default() },
         directory.path().to_str().unwrap(),
@@ -73,13 +74,12 @@ fn fixture(slots: usize, memory: u64) -> Fixture {
         functions::registry(),
         Arc::new(NoCollector),
         slots,
-        Arc::new(DefaultExecutionEngine::new()),
+        Arc::clone(&engine) as _,
     )
     .with_session_runtime_cache(Some(Arc::new(TaskMemory::new(base, memory, slots)) as Arc<dyn SessionRuntimeCache>));
     let coordinator = Arc::new(Coordinator::default());
     let outbox = Outbox::new(Arc::clone(&coordinator) as Arc<dyn Delivery>, "me", Limits::default());
     let metrics = Arc::new(Metrics::new().unwrap());
-    let engine = Arc::new(DefaultExecutionEngine::with_client_pool(ClientPool::start()));
     let runner = Runner::start(executor, engine, outbox, Arc::clone(&metrics)).unwrap();
     Fixture { coordinator, runner, metrics, _directory: directory }
 }

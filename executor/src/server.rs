@@ -10,7 +10,6 @@ use ballista_core::serde::protobuf::{
     ExecutorRegistration, ExecutorResource, ExecutorSpecification, executor_resource,
 };
 use ballista_core::{BALLISTA_PROTOCOL_VERSION, ConfigProducer, RuntimeProducer};
-use ballista_executor::execution_engine::DefaultExecutionEngine;
 use ballista_executor::executor::Executor as BallistaExecutor;
 use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, RwLock};
@@ -31,6 +30,7 @@ use townlake_store::Store;
 use crate::clients::ClientPool;
 use crate::directories::Directories;
 use crate::ending::Ending;
+use crate::exchange::{ExchangeEngine, OutputMemory, Outputs};
 use crate::flight::GuardedFlight;
 use crate::grpc::{LookService, TaskService};
 use crate::health::{self, Health};
@@ -55,7 +55,7 @@ pub struct ExecutorHandle {
     seat: Arc<RwLock<Option<Box<dyn Seat>>>>,
     runner: Runner,
     outbox: Outbox,
-    directories: Arc<Directories>,
+    outputs: Arc<Outputs>,
     doors: Vec<JoinHandle<()>>,
     shutdown: DropGuard,
     _tasks: CancelTasks,
@@ -78,14 +78,17 @@ impl Executor {
     pub async fn start(config: &Config, membership: Arc<dyn Membership>) -> Result<ExecutorHandle> {
         let settings = &config.executor;
         require_loopback(settings.listen)?;
-        let directories = Arc::new(Directories::open(&settings.spill_dir)?);
+        let exchange_memory = settings.exchange_memory()?;
+        let directories = Directories::open(&settings.spill_dir)?;
+        let memory = OutputMemory::new(usize::try_from(exchange_memory.as_u64()).unwrap_or(usize::MAX));
+        let outputs = Arc::new(Outputs { directories, memory });
         let (listener, addr) = bind("executor.listen", settings.listen).await?;
         let (http, http_addr) = bind("executor.http", settings.http).await?;
         let node = node(settings, addr)?;
         let slots = node.slots;
         tracing::info!(address = %addr, http = %http_addr, incarnation = node.incarnation, slots, "executor listens");
 
-        let parts = Parts::build(config, &node, &directories)?;
+        let parts = Parts::build(config, &node, &outputs)?;
         let shutdown = CancellationToken::new();
         let seat = Arc::new(RwLock::new(None));
         let health = Health {
@@ -93,14 +96,19 @@ impl Executor {
             runner: parts.runner.clone(),
             outbox: parts.outbox.clone(),
             memory: parts.memory,
+            outputs: Arc::clone(&outputs),
             metrics: Arc::clone(&parts.metrics),
         };
-        let ending = Ending::new(Arc::clone(parts.runner.registry()), Arc::clone(&directories), parts.outbox.clone());
+        let ending = Ending::new(Arc::clone(parts.runner.registry()), Arc::clone(&outputs), parts.outbox.clone());
         tokio::spawn(ending.clone().follow(Arc::clone(&membership), config.cluster.lease_ttl, shutdown.clone()));
         let services = Services {
             tasks: TaskService::new(parts.runner.clone(), ending),
             look: LookService::new(parts.runner.clone(), parts.outbox.clone(), &node.incarnation),
-            flight: GuardedFlight::new(path_text(directories.shuffle())?, parts.metrics),
+            flight: GuardedFlight::new(
+                path_text(outputs.directories.shuffle())?,
+                Arc::clone(&outputs.memory),
+                parts.metrics,
+            ),
         };
         let doors =
             vec![serve_internal(listener, services, shutdown.clone()), serve_http(http, health, shutdown.clone())];
@@ -113,7 +121,7 @@ impl Executor {
             _tasks: CancelTasks(parts.runner.clone()),
             runner: parts.runner,
             outbox: parts.outbox,
-            directories,
+            outputs,
             doors,
             shutdown: shutdown.drop_guard(),
         };
@@ -154,7 +162,7 @@ impl ExecutorHandle {
         }
         if self.runner.wait_idle(left()).await {
             self.outbox.flush(left()).await;
-            while !self.directories.is_empty().await && !left().is_zero() {
+            while !self.outputs.is_empty().await && !left().is_zero() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -191,22 +199,25 @@ struct Parts {
 }
 
 impl Parts {
-    fn build(config: &Config, node: &Node, directories: &Directories) -> Result<Self> {
+    fn build(config: &Config, node: &Node, outputs: &Outputs) -> Result<Self> {
         let settings = &config.executor;
         let slots = settings.slots.max(1);
         let lake = LakeObjects::from_config(&config.catalogs)?;
         let connections = SourceConnections::with_definitions(&config.catalogs, Some(found_in(&config.store)))?;
         let memory = settings.memory.as_u64();
+        let directories = &outputs.directories;
         let base = runtime::runtime_env(&lake, memory, directories.spill()).map_err(|e| error::from_datafusion(&e))?;
-        let task_memory = Arc::new(TaskMemory::new(Arc::clone(&base), memory, slots));
+        let for_tasks = memory - settings.exchange_memory()?.as_u64();
+        let task_memory = Arc::new(TaskMemory::new(Arc::clone(&base), for_tasks, slots));
         // Plans are decoded with this one; tasks run with the one of TaskMemory. Both share stores and caches.
         let runtimes: RuntimeProducer = Arc::new(move |_| Ok(Arc::clone(&base)));
         let configs: ConfigProducer =
             Arc::new(move || session::base_config(slots).with_extension(Arc::clone(&connections)));
-        let engine = Arc::new(DefaultExecutionEngine::with_client_pool(ClientPool::start()));
+        let registration = registration(node)?;
+        let engine = Arc::new(ExchangeEngine::new(&registration.id, Arc::clone(&outputs.memory), ClientPool::start()));
         let metrics = Arc::new(Metrics::new()?);
         let executor = BallistaExecutor::new(
-            registration(node)?,
+            registration,
             &path_text(directories.shuffle())?,
             runtimes,
             configs,

@@ -23,6 +23,8 @@ use townlake_common::{Error, ErrorCode};
 use townlake_engine::batches;
 use townlake_engine::error::{from_datafusion, to_datafusion};
 
+use crate::exchange::{ExchangeReaderExec, Replays};
+
 /// What happens to the stream of the node inside.
 #[derive(Debug, Clone)]
 enum Change {
@@ -32,13 +34,15 @@ enum Change {
     Compact,
     /// The memory of its batches is theirs alone.
     Own,
+    /// It begins with what somebody else took of it.
+    Replay(Arc<Replays>),
 }
 
 /// `inner` with a changed stream.
 ///
 /// Around an interior node it is transparent: name, children, metrics and downcasts are those of the node inside, because
 /// Ballista decides by downcast how partitions are numbered and matches metrics by position. A leaf is held as a child
-/// instead, because Ballista's engine replaces shuffle readers, and would replace a transparent wrapper with them; there
+/// instead, because the engine replaces shuffle readers, and would replace a transparent wrapper with them; there
 /// the wrapper has no metrics, so that positions stay.
 #[derive(Debug)]
 pub(crate) struct WrapExec {
@@ -64,6 +68,12 @@ impl WrapExec {
     pub(crate) fn owned(inner: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
         let above_leaf = inner.children().is_empty();
         Arc::new(Self { inner, above_leaf, change: Change::Own })
+    }
+
+    /// `inner`, whose partitions may be begun.
+    pub(crate) fn replayed(inner: Arc<dyn ExecutionPlan>, begun: &Arc<Replays>) -> Arc<dyn ExecutionPlan> {
+        let above_leaf = inner.children().is_empty();
+        Arc::new(Self { inner, above_leaf, change: Change::Replay(Arc::clone(begun)) })
     }
 }
 
@@ -110,20 +120,30 @@ impl ExecutionPlan for WrapExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        if let Change::Replay(begun) = &self.change
+            && let Some(rows) = begun.take(partition, self.inner.schema())
+        {
+            return Ok(rows);
+        }
         let mut rows = self.inner.execute(partition, context)?;
-        if self.above_leaf && (self.inner.is::<ShuffleReaderExec>() || self.inner.is::<RangeShuffleReaderExec>()) {
+        if self.above_leaf && is_reader(self.inner.as_ref()) {
             rows = Box::pin(RecordBatchStreamAdapter::new(rows.schema(), rows.map_err(unreadable)));
         }
         Ok(match &self.change {
             Change::Cancel(token) => Box::pin(CancelStream::new(rows, token.clone())),
             Change::Compact => each(rows, batches::compact_batch),
             Change::Own => each(rows, batches::own_batch),
+            Change::Replay(_) => rows,
         })
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
         if self.above_leaf { None } else { self.inner.metrics() }
     }
+}
+
+fn is_reader(plan: &dyn ExecutionPlan) -> bool {
+    plan.is::<ExchangeReaderExec>() || plan.is::<ShuffleReaderExec>() || plan.is::<RangeShuffleReaderExec>()
 }
 
 fn each(rows: SendableRecordBatchStream, change: fn(&RecordBatch) -> Result<RecordBatch>) -> SendableRecordBatchStream {

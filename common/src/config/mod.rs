@@ -194,6 +194,15 @@ mod tests {
     }
 
     #[test]
+    fn the_exchange_leaves_memory_to_the_tasks() {
+        let bytes = |text: &str| Config::from_toml(text).unwrap().executor.exchange_memory().map(|part| part.as_u64());
+        assert_eq!(bytes("[executor]\nmemory = \"8GB\"").unwrap(), 2_000_000_000);
+        assert_eq!(bytes("[executor]\nexchange_memory = \"0B\"").unwrap(), 0);
+        let error = bytes("[executor]\nmemory = \"1GB\"\nexchange_memory = \"1GB\"").unwrap_err();
+        assert_eq!(error.code(), ErrorCode::ConfigInvalid);
+    }
+
+    #[test]
     fn a_wrong_key_is_named_and_a_secret_is_not() {
         let error = Config::from_toml("[server]\nfligth = \"127.0.0.1:1\"").unwrap_err();
         assert!(error.message().contains("did you mean `flight`"), "{error}");

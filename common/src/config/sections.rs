@@ -92,6 +92,9 @@ pub struct ExecutorConfig {
     pub slots: usize,
     /// Memory for query data. A task that needs more than its share spills, then fails alone.
     pub memory: ByteSize,
+    /// The part of `memory` that the output of tasks may take until it is read; by default a quarter. With `0B` all of it goes
+    /// into files.
+    pub exchange_memory: Option<ByteSize>,
     /// Shuffle files and spilled data. Emptied at start: give each executor its own.
     pub spill_dir: PathBuf,
     /// How long a stopping executor serves what it has.
@@ -107,9 +110,24 @@ impl Default for ExecutorConfig {
             http: loopback(8081),
             slots: std::thread::available_parallelism().map_or(2, usize::from),
             memory: ByteSize::gb(4),
+            exchange_memory: None,
             spill_dir: PathBuf::from("/var/lib/townlake/spill"),
             drain_limit: Duration::from_secs(30),
         }
+    }
+}
+
+impl ExecutorConfig {
+    /// The part of the memory that is for the output of tasks.
+    ///
+    /// Errors: `CONFIG_INVALID` when it leaves nothing for the tasks.
+    pub fn exchange_memory(&self) -> Result<ByteSize> {
+        let part = self.exchange_memory.unwrap_or_else(|| ByteSize::b(self.memory.as_u64() / 4));
+        if part.as_u64() < self.memory.as_u64() {
+            return Ok(part);
+        }
+        let message = format!("executor.exchange_memory is {part}, and executor.memory only {}", self.memory);
+        Err(Error::new(ErrorCode::ConfigInvalid, message).with_hint("leave at least half of the memory to the tasks"))
     }
 }
 
