@@ -297,7 +297,25 @@ impl TestBed {
 
     /// Waits until no executor has the output of any job.
     pub async fn until_no_output(&self, limit: Duration) {
-        poll("no executor has output", limit, async || self.output().is_empty().then_some(())).await;
+        poll("no executor has output", limit, async || {
+            (self.output().is_empty() && self.exchange_memory().await == 0.0).then_some(())
+        })
+        .await;
+    }
+
+    /// What the living executors hold of tasks' output in memory, in bytes.
+    pub async fn exchange_memory(&self) -> f64 {
+        let mut sum = 0.0;
+        for process in &self.cluster.executors {
+            let log = std::fs::read_to_string(process.log()).expect("read a log");
+            let address = log.split_once(" http=").and_then(|(_, rest)| rest.split_whitespace().next());
+            let url = format!("http://{}/metrics", address.expect("an executor says where it listens"));
+            let Ok(answer) = reqwest::get(&url).await else { continue };
+            let text = answer.text().await.unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix("townlake_executor_exchange_memory_bytes "));
+            sum += line.and_then(|value| value.parse::<f64>().ok()).expect("the metric");
+        }
+        sum
     }
 
     /// Ends the bed and looks into the logs of all its nodes: every warning and error must hold one of `expected`.

@@ -113,7 +113,7 @@ pub async fn start(scale: f64, federation: bool) -> Result<Demo> {
 fn sections(folder: &TempDir, sources: &Behind, password: &str) -> Result<String> {
     let path = folder.path().display();
     let text = format!(
-        "[[auth.users]]\nname = \"{USER}\"\npassword_hash = \"{}\"\n\
+        "[auth]\nadmins = [\"{USER}\"]\n[[auth.users]]\nname = \"{USER}\"\npassword_hash = \"{}\"\n\
          [catalogs.lake]\ntype = \"iceberg\"\ncatalog = \"sql\"\nuri = \"sqlite://{path}/catalog.db\"\n\
          warehouse = \"file://{path}/warehouse\"\nwriters = [\"{USER}\"]\n{}",
         townlake_governance::hash_password(password)?,

@@ -74,7 +74,7 @@ fn print_doors(connect: &ConnectArgs, catalogs: &str) {
          \n  shell   TOWNLAKE_PASSWORD={password} {binary} sql --url {url} --user {USER}\
          \n  ADBC    {python} -c 'import adbc_driver_flightsql.dbapi as flightsql; \
          cursor = flightsql.connect(\"grpc://{address}\", db_kwargs={{\"username\": \"{USER}\", \"password\": \"{password}\"}}, \
-         autocommit=True).cursor(); cursor.execute(\"SELECT * FROM lake.tpch.region\"); print(cursor.fetch_arrow_table())'{wants}\
+         autocommit=True).cursor(); cursor.execute(\"SELECT count(*) FROM lake.tpch.lineitem\"); print(cursor.fetch_arrow_table())'{wants}\
          \n  JDBC    jdbc:arrow-flight-sql://{address}?useEncryption=false&user={USER}&password={password}\n\
          \n  catalogs: {catalogs}\n"
     );

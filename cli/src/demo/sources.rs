@@ -109,9 +109,10 @@ impl Sources {
     /// Their catalogs, which `user` may read, in TOML.
     pub fn sections(&self, user: &str) -> String {
         let readers = format!("readers = [\"{user}\"]\n");
+        let own_language = "pass_through = true\n";
         format!(
-            "[catalogs.crm]\ntype = \"postgres\"\nurl = \"{}\"\n{readers}\
-             [catalogs.stock]\ntype = \"clickhouse\"\nurl = \"{}\"\n{readers}\
+            "[catalogs.crm]\ntype = \"postgres\"\nurl = \"{}\"\n{readers}writers = [\"{user}\"]\n{own_language}\
+             [catalogs.stock]\ntype = \"clickhouse\"\nurl = \"{}\"\n{readers}{own_language}\
              [catalogs.partners]\n{}{readers}\
              [catalogs.bus]\ntype = \"kafka\"\nbrokers = [\"{}\"]\n{readers}{ORDERS}",
             self.postgres.url("crm"),

@@ -94,7 +94,7 @@ fn configure(folder: &Path, port: u16, password: &str) -> Result<()> {
         path("schemas")?
     );
     let users = format!(
-        "<yandex><profiles><default><max_memory_usage>2000000000</max_memory_usage><log_queries>1</log_queries></default></profiles>\
+        "<yandex><profiles><default><max_memory_usage>2000000000</max_memory_usage><log_queries>1</log_queries><log_query_threads>0</log_query_threads></default></profiles>\
          <users><default><password>{password}</password><networks><ip>127.0.0.1</ip></networks><profile>default</profile>\
          <quota>default</quota></default></users><quotas><default/></quotas></yandex>"
     );

@@ -5,7 +5,7 @@
 //! | group by | what is compared for equality ([`super::filters`]) |
 //! | count | everything |
 //! | sum | integers up to 64 bits (it wraps around on both sides); decimals whose sum has a type that holds it |
-//! | avg | the same; of 64 bits summed as decimals, which hold it |
+//! | avg | integers up to 32 bits; decimals as for sums |
 //! | min, max, top rows | integers up to 64 bits, decimals, dates, times |
 //!
 //! Sums of floating point depend on their order. An aggregate of no values is 0 there and NULL here, so that the values are
@@ -137,8 +137,9 @@ impl Recipe {
         match (&column.read.kind, wanted) {
             (Kind::Number(number), DataType::Int64) if number.is_signed() => Ok(("Int64".to_string(), sum)),
             (Kind::Number(number), DataType::UInt64) if number.is_unsigned() => Ok(("UInt64".to_string(), sum)),
+            // Of 64 bits the sum in floating point, as it is made here, is rounded on the way.
             (Kind::Number(Number::Int64 | Number::UInt64), DataType::Float64) => {
-                Ok(("Float64".to_string(), format!("toFloat64(sum(toDecimal128({name}, 0)))")))
+                Err(format!("a sum of {} as {wanted} is made here", column.declared))
             }
             (Kind::Number(number), DataType::Float64) if !number.is_float() => {
                 Ok(("Float64".to_string(), format!("toFloat64({sum})")))
@@ -233,6 +234,7 @@ mod tests {
             (3, StateOf::Max(3), DataType::Utf8, "order of text"),
             (3, StateOf::Sum(4), DataType::Float64, "made here"),
             (3, StateOf::Sum(0), DataType::Int64, "made here"),
+            (3, StateOf::Sum(1), DataType::Float64, "made here"),
             (3, StateOf::Sum(2), DataType::Decimal128(20, 2), "made here"),
         ] {
             let told = select(&[by], &[state(of, wanted)]).unwrap_err();

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | group by | what is compared for equality ([`super::filters`]) |
 //! | count | everything |
-//! | sum, avg | integers; numerics whose sum has a type that holds it |
+//! | sum, avg | integers, of bigints the sum alone; numerics whose sum has a type that holds it |
 //! | min, max, top rows | integers, declared numerics, dates, timestamps; top rows of text in the order of its bytes, too |
 //! | inner join | equality of columns of one type that are compared for equality |
 //!
@@ -143,9 +143,8 @@ impl Recipe {
         match (self.plain(column)?, wanted) {
             (Scalar::Int2 | Scalar::Int4, DataType::Int64) => Ok((format!("{sum}::int8"), Scalar::Int8)),
             (Scalar::Int8, DataType::Int64) => Ok((WRAPPED.replace("{}", &sum), Scalar::Int8)),
-            (Scalar::Int2 | Scalar::Int4 | Scalar::Int8, DataType::Float64) => {
-                Ok((format!("{sum}::float8"), Scalar::Float8))
-            }
+            // Of bigints the sum in floating point, as it is made here, is rounded on the way.
+            (Scalar::Int2 | Scalar::Int4, DataType::Float64) => Ok((format!("{sum}::float8"), Scalar::Float8)),
             // Ten digits more than the values have: a sum of less than 10¹⁰ of them fits.
             (Scalar::Numeric { precision, scale }, DataType::Decimal128(digits, places))
                 if *places == scale && *digits >= precision.saturating_add(10) =>

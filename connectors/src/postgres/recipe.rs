@@ -63,8 +63,11 @@ impl Recipe {
 
     /// The SELECT of one split.
     pub fn select(&self, split: Split) -> String {
-        let first = split.first.map(|block| format!("ctid >= '({block},0)'::tid"));
-        let end = split.end.map(|block| format!("ctid < '({block},0)'::tid"));
+        // Beside a join's sub-query a row's place must say whose it is.
+        let place =
+            if self.joins.is_empty() { "ctid" } else { &format!("{}.ctid", relation(&self.schema, &self.table)) };
+        let first = split.first.map(|block| format!("{place} >= '({block},0)'::tid"));
+        let end = split.end.map(|block| format!("{place} < '({block},0)'::tid"));
         let conditions: Vec<_> = first.into_iter().chain(end).chain(self.predicate.clone()).collect();
         let from = self.from.clone().unwrap_or_else(|| relation(&self.schema, &self.table));
         let mut sql = format!("SELECT {} FROM {from}", self.expressions.join(", "));

@@ -15,6 +15,7 @@ mod create_table;
 mod cut;
 mod depth;
 mod distinct_from;
+mod double_literals;
 mod equal_names;
 mod explain;
 #[cfg(test)]

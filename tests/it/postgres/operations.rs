@@ -49,6 +49,7 @@ async fn what_may_differ_is_grouped_here() {
     let Some((_crm, both)) = both("groups_here").await else { return };
     let group = &["GROUP BY", "sum(", "max("];
     both.not_asked("SELECT region, max(word) FROM accounts JOIN words USING (id) GROUP BY region", group).await;
+    both.not_asked("SELECT avg(big) FROM accounts", group).await;
     both.not_asked("SELECT sum(rate + 1) FROM accounts", group).await;
     both.not_asked("SELECT sum(rate) FILTER (WHERE id > 5) FROM accounts", group).await;
     both.not_asked("SELECT count(DISTINCT day), count(DISTINCT region) FROM accounts", group).await;
@@ -178,6 +179,17 @@ async fn a_value_that_cannot_be_represented_is_an_error_also_in_a_sum() {
         let error = collect(&session, sql).await.unwrap_err();
         assert_eq!(error.code(), ErrorCode::FormatNotSupported, "{sql}: {error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_is_asked_for_in_several_splits() {
+    let more = "INSERT INTO moves SELECT i % 2000, i, now() FROM generate_series(1, 60000) i; ANALYZE moves";
+    let Some((crm, both)) = both("split_joins").await else { return };
+    crm.admin.batch_execute(more).await.unwrap();
+    let join = "moves AS m JOIN accounts AS a ON a.id = m.account";
+    let asked = &[" JOIN ", "splits=3"];
+    both.asked(&format!("SELECT a.region, count(*), sum(m.amount) FROM {join} GROUP BY a.region"), asked).await;
+    both.asked(&format!("SELECT a.region, m.amount FROM {join} WHERE a.region = 'r2'"), asked).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
