@@ -10,7 +10,6 @@
 //! - **View types on.** Ballista turns them off because a batch of views drags its whole buffers into every message. Here
 //!   nothing travels that is not compacted: the sort writer compacts by itself, our engine compacts under the passthrough
 //!   writers, and results are cut and compacted in the coordinator ([`crate::batches`]).
-//! - **Numbers with a point are decimals**, as in the standard: as floating point, `9999999999999999.99` would be another number.
 //! - **Dynamic filters off**, as in Ballista: across stages the scan would wait for ever.
 //! - **Parquet predicates prune and do not filter while reading** (`pushdown_filters = false`, DataFusion's default): row
 //!   groups, pages and bloom filters are pruned either way. Late materialisation was measured 1.5 to 2.9 times slower on four
@@ -71,7 +70,6 @@ pub fn base_config(target_partitions: usize) -> SessionConfig {
     options.execution.parquet.pushdown_filters = false;
     options.execution.parquet.schema_force_view_types = true;
     options.sql_parser.map_string_types_to_utf8view = true;
-    options.sql_parser.parse_float_as_decimal = true;
     options.execution.time_zone = Some(ZONE.to_string());
     with_broadcast_limit(config, BROADCAST_LIMIT)
 }

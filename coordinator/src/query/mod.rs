@@ -15,8 +15,8 @@ mod create_table;
 mod cut;
 mod depth;
 mod distinct_from;
-mod double_literals;
 mod equal_names;
+mod exact_literals;
 mod explain;
 #[cfg(test)]
 mod fuzz_tests;

@@ -15,7 +15,7 @@ use super::changes::{parse_change, parse_truncate};
 use super::create_table::parse_create_table;
 use super::depth::check_depth;
 use super::distinct_from::{put_back, with_operators};
-use super::double_literals::as_double;
+use super::exact_literals::keep_exact;
 use super::procedures::CallArgument;
 use super::settings;
 use super::statement::{Name, Statement};
@@ -89,7 +89,7 @@ pub(super) fn parse_ast(tokens: &[TokenWithSpan]) -> Result<AstStatement> {
     let mut statement = parser.parse_statement().map_err(|error| parse_error(tokens, &parser, error))?;
     expect_end(tokens, &mut parser)?;
     put_back(&mut statement);
-    as_double(&mut statement);
+    keep_exact(&mut statement);
     Ok(statement)
 }
 

@@ -9,8 +9,10 @@ use arrow::datatypes::SchemaRef;
 use arrow::ipc::CompressionType;
 use parking_lot::RwLock;
 
-/// One task may take this part of the limit at most: a large result shall not drive the outputs of many small queries into files.
+/// One task may take this part of the limit at most: it shall not drive the outputs of many small queries into files.
 const TASK_PART: usize = 4;
+/// What is not cut by hash (results above all, which wait for slow clients) may take this part, all of it together.
+const AS_INPUT_PART: usize = 8;
 
 /// A task's place among the outputs of its job: stage and task.
 type Place = (usize, u64);
@@ -19,6 +21,8 @@ type Place = (usize, u64);
 pub(crate) struct OutputMemory {
     limit: usize,
     used: AtomicUsize,
+    /// The part of `used` that is not cut by hash.
+    as_input: AtomicUsize,
     jobs: RwLock<HashMap<String, HashMap<Place, Arc<TaskOutput>>>>,
 }
 
@@ -54,6 +58,7 @@ impl TaskOutput {
 pub(crate) struct Reserved {
     memory: Arc<OutputMemory>,
     bytes: AtomicUsize,
+    is_as_input: bool,
 }
 
 impl Reserved {
@@ -62,9 +67,17 @@ impl Reserved {
         if !add_within(&self.bytes, bytes, self.memory.limit / TASK_PART) {
             return false;
         }
-        let taken = add_within(&self.memory.used, bytes, self.memory.limit);
+        let memory = &self.memory;
+        if self.is_as_input && !add_within(&memory.as_input, bytes, memory.limit / AS_INPUT_PART) {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        let taken = add_within(&memory.used, bytes, memory.limit);
         if !taken {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            if self.is_as_input {
+                memory.as_input.fetch_sub(bytes, Ordering::Relaxed);
+            }
         }
         taken
     }
@@ -72,7 +85,11 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.memory.used.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+        let bytes = *self.bytes.get_mut();
+        self.memory.used.fetch_sub(bytes, Ordering::Relaxed);
+        if self.is_as_input {
+            self.memory.as_input.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }
 
@@ -84,12 +101,12 @@ fn add_within(used: &AtomicUsize, bytes: usize, limit: usize) -> bool {
 impl OutputMemory {
     /// At most `limit` bytes; with 0 every output goes into files.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicUsize::new(0), jobs: RwLock::default() })
+        Arc::new(Self { limit, used: AtomicUsize::new(0), as_input: AtomicUsize::new(0), jobs: RwLock::default() })
     }
 
-    /// What a task has, nothing yet.
-    pub(crate) fn reserve(self: &Arc<Self>) -> Arc<Reserved> {
-        Arc::new(Reserved { memory: Arc::clone(self), bytes: AtomicUsize::new(0) })
+    /// What a task has, nothing yet. `is_as_input`: its output is not cut by hash.
+    pub(crate) fn reserve(self: &Arc<Self>, is_as_input: bool) -> Arc<Reserved> {
+        Arc::new(Reserved { memory: Arc::clone(self), bytes: AtomicUsize::new(0), is_as_input })
     }
 
     /// Bytes that are taken now.
@@ -147,12 +164,16 @@ mod tests {
     #[test]
     fn what_is_taken_is_given_back() {
         let memory = OutputMemory::new(400);
-        let tasks: Vec<_> = (0..4).map(|_| memory.reserve()).collect();
+        let tasks: Vec<_> = (0..4).map(|_| memory.reserve(false)).collect();
         assert!(tasks.iter().all(|task| task.try_grow(90) && !task.try_grow(11)));
-        let one = memory.reserve();
+        let one = memory.reserve(false);
         assert!(!one.try_grow(41) && !one.try_grow(usize::MAX) && one.try_grow(40));
         drop(tasks);
         assert_eq!(memory.used(), 40);
+        let results = [memory.reserve(true), memory.reserve(true)];
+        assert!(results[0].try_grow(40) && !results[1].try_grow(11) && results[1].try_grow(10));
+        drop(results);
+        assert!(memory.reserve(true).try_grow(50));
         memory.put("job", 1, 7, TaskOutput::new(Arc::new(Schema::empty()), None, HashMap::new(), one));
         let read = memory.output("job", 1, 7).unwrap();
         memory.remove_job("job", &[2]);

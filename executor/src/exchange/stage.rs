@@ -95,7 +95,8 @@ impl Cutting {
 impl ExchangeStage {
     /// What the task made, if it fits; else its beginning is left in `replays`.
     async fn try_in_memory(&self, context: &Arc<TaskContext>) -> Result<Option<Vec<ShuffleWritePartition>>> {
-        let (full, reserved) = (CancellationToken::new(), self.memory.reserve());
+        let is_as_input = matches!(self.layout, Layout::AsInput);
+        let (full, reserved) = (CancellationToken::new(), self.memory.reserve(is_as_input));
         let batch_size = context.session_config().batch_size();
         let mut running = JoinSet::new();
         for input in 0..self.input.properties().output_partitioning().partition_count() {

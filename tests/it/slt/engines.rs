@@ -20,8 +20,7 @@ pub struct Oracle(SessionContext);
 impl Oracle {
     /// An engine in which `lake.<schema>` is current.
     pub async fn new(schema: &str) -> Self {
-        let mut config = SessionConfig::new().with_target_partitions(4).with_default_catalog_and_schema("lake", schema);
-        config.options_mut().sql_parser.parse_float_as_decimal = true;
+        let config = SessionConfig::new().with_target_partitions(4).with_default_catalog_and_schema("lake", schema);
         // The time zone of a Town Lake session.
         let config =
             config.with_create_default_catalog_and_schema(false).set_str("datafusion.execution.time_zone", "UTC");
