@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::RwLock;
 use townlake_cluster::Seat;
+use townlake_connectors::SourceConnections;
 
 use crate::memory::TaskMemory;
 use crate::metrics::Metrics;
@@ -22,6 +23,7 @@ pub(crate) struct Health {
     pub(crate) outbox: Outbox,
     pub(crate) memory: Arc<TaskMemory>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) sources: Arc<SourceConnections>,
 }
 
 /// `/healthz`: the process lives. `/readyz`: it is in the member list and takes tasks. `/metrics`: for Prometheus.
@@ -44,7 +46,7 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, &'static str) 
 }
 
 async fn metrics(State(health): State<Arc<Health>>) -> Response {
-    match health.metrics.text(health.memory.reserved(), health.outbox.len()) {
+    match health.metrics.text(health.memory.reserved(), health.outbox.len(), &health.sources.budgets()) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => {
             tracing::error!(?error, "the metrics cannot be shown");

@@ -21,8 +21,10 @@ use tonic::transport::server::TcpIncoming;
 use townlake_cluster::{BUILD, Membership, Node, Role, Seat, State};
 use townlake_common::config::{Config, ExecutorConfig, StoreConfig};
 use townlake_common::{Error, ErrorCode, Result};
+use townlake_connectors::share::ProcessRole;
 use townlake_connectors::{FindDefinition, SourceConnections};
 use townlake_engine::network::{MAX_LAUNCH_BYTES, MAX_MESSAGE_BYTES, split_address};
+use townlake_engine::standing::Follower;
 use townlake_engine::{error, functions, runtime, session};
 use townlake_lake::LakeObjects;
 use townlake_proto::control::executor_server::ExecutorServer;
@@ -87,6 +89,7 @@ impl Executor {
 
         let parts = Parts::build(config, &node, &directories)?;
         let shutdown = CancellationToken::new();
+        let following = shutdown.clone();
         let seat = Arc::new(RwLock::new(None));
         let health = Health {
             seat: Arc::clone(&seat),
@@ -94,6 +97,7 @@ impl Executor {
             outbox: parts.outbox.clone(),
             memory: parts.memory,
             metrics: Arc::clone(&parts.metrics),
+            sources: Arc::clone(&parts.sources),
         };
         let ending = Ending::new(Arc::clone(parts.runner.registry()), Arc::clone(&directories), parts.outbox.clone());
         tokio::spawn(ending.clone().follow(Arc::clone(&membership), config.cluster.lease_ttl, shutdown.clone()));
@@ -118,6 +122,7 @@ impl Executor {
             shutdown: shutdown.drop_guard(),
         };
         *handle.seat.write().await = Some(membership.join(node).await?);
+        tokio::spawn(parts.shares.follow(membership, following));
         Ok(handle)
     }
 }
@@ -188,6 +193,8 @@ struct Parts {
     outbox: Outbox,
     memory: Arc<TaskMemory>,
     metrics: Arc<Metrics>,
+    sources: Arc<SourceConnections>,
+    shares: Follower,
 }
 
 impl Parts {
@@ -196,6 +203,8 @@ impl Parts {
         let slots = settings.slots.max(1);
         let lake = LakeObjects::from_config(&config.catalogs)?;
         let connections = SourceConnections::with_definitions(&config.catalogs, Some(found_in(&config.store)))?;
+        let sources = Arc::clone(&connections);
+        let shares = Follower::new(Arc::clone(&sources), &node.incarnation, ProcessRole::Executor);
         let memory = settings.memory.as_u64();
         let base = runtime::runtime_env(&lake, memory, directories.spill()).map_err(|e| error::from_datafusion(&e))?;
         let task_memory = Arc::new(TaskMemory::new(Arc::clone(&base), memory, slots));
@@ -218,7 +227,7 @@ impl Parts {
         .with_session_runtime_cache(Some(Arc::clone(&task_memory) as _));
         let outbox = Outbox::new(Arc::new(GrpcDelivery::new(&node.incarnation)), &node.incarnation, Limits::default());
         let runner = Runner::start(executor, engine, outbox.clone(), Arc::clone(&metrics))?;
-        Ok(Self { runner, outbox, memory: task_memory, metrics })
+        Ok(Self { runner, outbox, memory: task_memory, metrics, sources, shares })
     }
 }
 
