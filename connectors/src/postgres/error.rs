@@ -33,7 +33,7 @@ impl Server {
         );
         Error::new(ErrorCode::SourceError, message)
             .with_hint("run the query again; hot_standby_feedback or max_standby_streaming_delay on the standby keep it from happening")
-            .retryable()
+            .moment_lost()
     }
 
     /// A transaction that should join the query's snapshot could not begin.
@@ -52,7 +52,7 @@ impl Server {
                  run the query again",
             )
             .with_source(error)
-            .retryable()
+            .moment_lost()
     }
 
     /// The server could not be reached in time.

@@ -23,6 +23,7 @@ use townlake_engine::error::from_datafusion;
 use townlake_lake::LakeObjects;
 use townlake_store::Store;
 
+use super::again::{Again, Tries, anew};
 use super::catalogs::without_secrets;
 use super::here::{Here, HerePlan};
 use super::parameters::{bind, parameters_of};
@@ -230,12 +231,23 @@ impl QueryService {
         let limits = self.limits(&tracked, &settings);
         tracked.enter(QueryState::Planning);
         let run = Run { service: self, session, tracked: Arc::clone(&tracked), settings, parameters };
-        let started = limits.guard(run.start(&prepared.statement)).await;
+        let mut tries = Tries::of(&prepared.statement, run.settings.cut.is_some());
+        let started = limits.guard(async {
+            loop {
+                match run.start(&prepared.statement).await {
+                    Err(error) if tries.after(&error) => anew(&tracked, &error).await,
+                    started => return started,
+                }
+            }
+        });
+        let started = started.await;
         let id = tracked.context.id.clone();
         match started {
             Ok((schema, source)) => {
                 let counted = prepared.kind == StatementKind::Query;
-                Ok(Running { id, schema: Arc::clone(&schema), rows: rows(begun, schema, source, limits, counted) })
+                let again = Again::of(&run, &prepared.statement, tries, &schema);
+                let rows = rows(begun, Arc::clone(&schema), (source, again), limits, counted);
+                Ok(Running { id, schema, rows })
             }
             Err(error) => {
                 begun.end(Some(&error)).await;
@@ -459,7 +471,7 @@ impl Run<'_> {
         }
     }
 
-    async fn start_query(&self, planned: Planned) -> Result<(SchemaRef, Source)> {
+    pub(super) async fn start_query(&self, planned: Planned) -> Result<(SchemaRef, Source)> {
         let Planned { plan, state, catalogs } = planned;
         self.tracked.set_catalogs(catalogs);
         let plan = bind(plan, self.parameters.as_ref())?;
