@@ -133,7 +133,8 @@ mod tests {
     #[test]
     fn a_share_shrinks_at_once_and_grows_when_all_is_settled() {
         let (bound, shares) = (Bound::new(10), Shares::new());
-        let standing = |executors| Standing::Member { role: ProcessRole::Executor, rank: 0, coordinators: 1, executors };
+        let standing =
+            |executors| Standing::Member { role: ProcessRole::Executor, rank: 0, coordinators: 1, executors };
         let seen = |standing, is_settled| {
             shares.tell(standing, is_settled);
             shares.apply(&bound);

@@ -58,12 +58,7 @@ pub struct Share {
 
 impl Standing {
     /// Where the process `me` stands. It counts itself, whether or not the list has it this very moment.
-    pub fn of(
-        me: &str,
-        role: ProcessRole,
-        coordinators: &BTreeSet<String>,
-        executors: &BTreeSet<String>,
-    ) -> Self {
+    pub fn of(me: &str, role: ProcessRole, coordinators: &BTreeSet<String>, executors: &BTreeSet<String>) -> Self {
         let own = if role == ProcessRole::Coordinator { coordinators } else { executors };
         let rank = own.iter().take_while(|other| other.as_str() < me).count();
         let missing = usize::from(!own.contains(me));

@@ -80,7 +80,8 @@ impl Follower {
             }
             *seen = Some(standing);
             // Nobody has to hear of it who is not there.
-            let is_alone = matches!(standing, Standing::Member { coordinators, executors, .. } if coordinators + executors == 1);
+            let is_alone =
+                matches!(standing, Standing::Member { coordinators, executors, .. } if coordinators + executors == 1);
             let delay = if is_alone { Duration::ZERO } else { membership.delay() };
             self.sources.stand(standing, delay.is_zero());
             settles = (!delay.is_zero()).then(|| Instant::now() + delay);
@@ -112,7 +113,7 @@ fn take_all(events: &mut NodeWatch, members: &mut Option<BTreeSet<String>>) {
 
 #[cfg(test)]
 mod tests {
-    use townlake_cluster::{EmbeddedMembership, Node};
+    use townlake_cluster::{EmbeddedMembership, Node, Seat};
     use townlake_common::config::Config;
 
     use super::*;
@@ -134,6 +135,54 @@ mod tests {
             sleep(Duration::from_millis(5)).await;
         }
         panic!("{:?} does not become {share}", sources.budgets());
+    }
+
+    /// A list whose changes are taken to be late.
+    struct Late(EmbeddedMembership);
+
+    const LATE: Duration = Duration::from_millis(400);
+
+    #[async_trait::async_trait]
+    impl Membership for Late {
+        async fn join(&self, node: Node) -> Result<Box<dyn Seat>> {
+            self.0.join(node).await
+        }
+
+        async fn watch(&self, role: Role) -> Result<NodeWatch> {
+            self.0.watch(role).await
+        }
+
+        fn delay(&self) -> Duration {
+            LATE
+        }
+    }
+
+    #[tokio::test]
+    async fn a_newcomer_waits_until_the_others_have_shrunk() {
+        let membership = Arc::new(Late(EmbeddedMembership::new()));
+        let shutdown = CancellationToken::new();
+        let start = async |me: &'static str, role: Role, as_role: ProcessRole| {
+            let sources = sources();
+            let follower = Follower::new(Arc::clone(&sources), me, as_role);
+            let seat = membership.join(node(me, role)).await.unwrap();
+            let membership: Arc<dyn Membership> = Arc::clone(&membership) as _;
+            tokio::spawn(follower.follow(membership, shutdown.clone()));
+            (sources, seat)
+        };
+        let (first, _seat) = start("a", Role::Coordinator, ProcessRole::Coordinator).await;
+        becomes(&first, 16).await;
+        let since = Instant::now();
+        let (second, seat) = start("b", Role::Executor, ProcessRole::Executor).await;
+        becomes(&first, 8).await;
+        assert!(since.elapsed() < LATE, "who shrinks does so at once");
+        assert_eq!(second.budgets()[0].share, 0);
+        becomes(&second, 8).await;
+        assert!(since.elapsed() >= LATE);
+        drop(seat);
+        tokio::time::sleep(LATE / 4).await;
+        assert_eq!(first.budgets()[0].share, 8, "and who grows waits as well");
+        becomes(&first, 16).await;
+        shutdown.cancel();
     }
 
     #[tokio::test]

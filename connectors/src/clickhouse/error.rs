@@ -35,7 +35,9 @@ impl Server {
         let error = Error::new(code_of(code), message);
         match code {
             TOO_MANY_QUERIES => error
-                .with_hint(format!("lower `connections` in [catalogs.{catalog}], or raise max_concurrent_queries on the server"))
+                .with_hint(format!(
+                    "lower `connections` in [catalogs.{catalog}], or raise max_concurrent_queries on the server"
+                ))
                 .with_source(Full)
                 .retryable(),
             164 | 452 => error.with_hint("the account must be allowed to change settings: readonly = 2, or 0"),

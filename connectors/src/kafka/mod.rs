@@ -20,6 +20,7 @@ mod hostile;
 #[cfg(test)]
 mod hostile_values;
 mod json;
+mod keys;
 mod nested;
 mod net;
 mod pins;

@@ -106,7 +106,9 @@ impl Server {
         let error = Error::new(code_of(state, class), message);
         match class {
             _ if *state == SqlState::TOO_MANY_CONNECTIONS => error
-                .with_hint(format!("lower `connections` in [catalogs.{catalog}], or let the server take more (max_connections)"))
+                .with_hint(format!(
+                    "lower `connections` in [catalogs.{catalog}], or let the server take more (max_connections)"
+                ))
                 .retryable(),
             "08" | "57" | "40" | "53" if *state != SqlState::QUERY_CANCELED => error.retryable(),
             _ => error,

@@ -275,7 +275,9 @@ impl Pool {
             let Server { catalog, host } = &self.server;
             if !purpose.is_patient() {
                 let message = format!("catalog {catalog}: all connections to Postgres at {host} are in use");
-                let hint = format!("run fewer queries at a time or raise `connections` in [catalogs.{catalog}], which all nodes share");
+                let hint = format!(
+                    "run fewer queries at a time or raise `connections` in [catalogs.{catalog}], which all nodes share"
+                );
                 return Err(Error::new(ErrorCode::ResourceExhausted, message).with_hint(hint).retryable());
             }
             tracing::info!(%catalog, %host, "all connections are in use: a query still waits for one");

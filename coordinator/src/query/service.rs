@@ -13,6 +13,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
+use futures::future::BoxFuture;
 use tokio::time::{Instant, interval};
 use townlake_common::config::Config;
 use townlake_common::{Error, ErrorCode, Principal, QueryContext, QueryId, Result};
@@ -232,7 +233,8 @@ impl QueryService {
         tracked.enter(QueryState::Planning);
         let run = Run { service: self, session, tracked: Arc::clone(&tracked), settings, parameters };
         let mut tries = Tries::of(&prepared.statement, run.settings.cut.is_some());
-        let started = limits.guard(async {
+        // In a box of its own: the compiler bounds how deep futures may lie in one another.
+        let start: BoxFuture<'_, Result<(SchemaRef, Source)>> = Box::pin(async {
             loop {
                 match run.start(&prepared.statement).await {
                     Err(error) if tries.after(&error) => anew(&tracked, &error).await,
@@ -240,7 +242,7 @@ impl QueryService {
                 }
             }
         });
-        let started = started.await;
+        let started = limits.guard(start).await;
         let id = tracked.context.id.clone();
         match started {
             Ok((schema, source)) => {
