@@ -99,7 +99,7 @@ for n in range(12):
             session.register_table(*topic, bus.table(&query, topic).await).unwrap();
         }
         let sql = format!(
-            "SELECT _partition, _offset, octet_length(_value) AS bytes FROM {topic} JOIN keys ON {on} ORDER BY 1, 2"
+            "SELECT _partition, _offset, octet_length(CAST(_value AS VARCHAR)) AS bytes FROM {topic} JOIN keys ON {on} ORDER BY 1, 2"
         );
         let plain = without.sql(&sql).await.unwrap().create_physical_plan().await.unwrap();
         let expected = run(&plain, &without).await.unwrap();
