@@ -78,11 +78,11 @@ impl Follower {
             if *seen == Some(standing) && settles.is_none() {
                 continue;
             }
+            // The first of all waits for nobody. Who is left alone later does: the others may still be closing theirs.
+            let is_first = seen.is_none()
+                && matches!(standing, Standing::Member { coordinators, executors, .. } if coordinators + executors == 1);
             *seen = Some(standing);
-            // Nobody has to hear of it who is not there.
-            let is_alone =
-                matches!(standing, Standing::Member { coordinators, executors, .. } if coordinators + executors == 1);
-            let delay = if is_alone { Duration::ZERO } else { membership.delay() };
+            let delay = if is_first { Duration::ZERO } else { membership.delay() };
             self.sources.stand(standing, delay.is_zero());
             settles = (!delay.is_zero()).then(|| Instant::now() + delay);
         }
