@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
@@ -46,6 +47,10 @@ impl Membership for EmbeddedMembership {
         let (events, watch) = mpsc::channel(WATCH_BUFFER);
         tokio::spawn(follow(self.members.subscribe(), role, events));
         Ok(watch)
+    }
+
+    fn delay(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

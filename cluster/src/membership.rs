@@ -1,5 +1,7 @@
 //! The trait of the member list, and what its watchers are told.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use townlake_common::{Error, ErrorCode, Result};
 
@@ -22,6 +24,9 @@ pub trait Membership: Send + Sync + 'static {
     ///
     /// Errors: `INVALID_ARGUMENT` for an unspecified role.
     async fn watch(&self, role: Role) -> Result<NodeWatch>;
+
+    /// How long a change may take to reach the watchers, as long as the list is well.
+    fn delay(&self) -> Duration;
 }
 
 /// A member's place on the list. Dropping it stops its renewal: the record goes when the lease runs out, as after a crash.

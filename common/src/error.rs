@@ -41,13 +41,15 @@ struct Payload {
     hint: Option<String>,
     #[serde(default)]
     retryable: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    moment_lost: bool,
 }
 
 impl Error {
     /// An error with its code and a message that names the thing at fault. Not retryable unless said so.
     #[track_caller]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        let payload = Payload { code, message: message.into(), hint: None, retryable: false };
+        let payload = Payload { code, message: message.into(), hint: None, retryable: false, moment_lost: false };
         Self(Box::new(Inner { payload, location: Location::caller(), source: None }))
     }
 
@@ -81,6 +83,13 @@ impl Error {
         self
     }
 
+    /// Marks that the moment at which the query reads a source is gone: a query that is planned anew, at another moment, may succeed, and
+    /// the same plan cannot.
+    pub fn moment_lost(mut self) -> Self {
+        self.0.payload.moment_lost = true;
+        self.retryable()
+    }
+
     /// The stable public code.
     pub fn code(&self) -> ErrorCode {
         self.0.payload.code
@@ -99,6 +108,11 @@ impl Error {
     /// Whether the same call may succeed when it is made again.
     pub fn is_retryable(&self) -> bool {
         self.0.payload.retryable
+    }
+
+    /// Whether the moment at which the query reads a source is gone.
+    pub fn is_moment_lost(&self) -> bool {
+        self.0.payload.moment_lost
     }
 
     /// Where in our source the error was made.
@@ -191,10 +205,11 @@ mod tests {
     fn crosses_grpc_whole() {
         let error = Error::new(ErrorCode::TableNotFound, "table lake.tpch.order does not exist")
             .with_hint("did you mean lake.tpch.orders?")
-            .retryable();
+            .moment_lost();
         let status = Status::from(error.clone());
         let back = Error::from_status("query", &status);
         assert_eq!(back.to_wire(), error.to_wire());
+        assert!(back.is_retryable() && back.is_moment_lost());
         assert_eq!(status.code(), Code::NotFound);
     }
 

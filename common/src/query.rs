@@ -114,6 +114,12 @@ impl QueryContext {
             .map_err(|_| Error::internal(format!("the pin {key} was made with another type")))
     }
 
+    /// Forgets every pin and the cut: the query is planned once more, at another moment.
+    pub fn begin_anew(&self) {
+        self.release();
+        *self.cut.lock() = Cut::default();
+    }
+
     /// Lets go of every pin: the query has ended. A clone of this context may live on, for one in the sessions that the
     /// scheduler keeps of ended jobs, and what was pinned must not wait for it.
     pub fn release(&self) {
@@ -155,5 +161,17 @@ mod tests {
         assert!(pinned.upgrade().is_some());
         context.release();
         assert!(pinned.upgrade().is_none() && held_by_another.pin_keys().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_query_that_begins_anew_has_another_cut() {
+        let context = QueryContext::new(QueryId::generate(), Principal::new("ann", Vec::new()));
+        let take = |name: &'static str| async move { Ok(name.to_string()) };
+        context.pin("postgres crm", || take("first")).await.unwrap();
+        context.note("crm", Pinned::held("postgres", "first".to_string()));
+        context.note("erp", Pinned::held("postgres", "first".to_string()));
+        context.begin_anew();
+        assert!(context.cut().is_empty());
+        assert_eq!(*context.pin("postgres crm", || take("second")).await.unwrap(), "second");
     }
 }

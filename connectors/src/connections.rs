@@ -6,15 +6,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use townlake_common::config::{CatalogConfig, CatalogDefinition};
 use townlake_common::{Error, ErrorCode, Result};
 
 use crate::bigquery::BigQuerySource;
+use crate::bounded::{Bounded, BudgetState, Shares};
 use crate::clickhouse::ClickHouseSource;
 use crate::files::FilesSource;
 use crate::kafka::KafkaSource;
 use crate::postgres::PostgresSource;
+use crate::share::{Budget, Standing};
 use crate::{BreakerState, Source};
 
 /// Tells what is kept of a catalog that is not in the configuration, now.
@@ -29,6 +31,9 @@ pub struct SourceConnections {
     /// The catalogs that were made, as far as they are known here.
     made: RwLock<BTreeMap<String, Made>>,
     find: Option<FindDefinition>,
+    shares: Shares,
+    /// What was said in the log: by catalog, the budget that is too small and what is needed.
+    too_small: Mutex<BTreeMap<String, (Budget, usize)>>,
 }
 
 /// A catalog that was made.
@@ -95,7 +100,8 @@ impl SourceConnections {
                 fixed.insert(name.clone(), source);
             }
         }
-        Ok(Arc::new(Self { fixed, made: RwLock::default(), find }))
+        let (made, too_small) = (RwLock::default(), Mutex::default());
+        Ok(Arc::new(Self { fixed, made, find, shares: Shares::new(), too_small }))
     }
 
     /// The source of this name, as far as it is known here.
@@ -119,17 +125,78 @@ impl SourceConnections {
         self.made.read().get(name).cloned()
     }
 
-    /// What the breakers of all sources have seen, by catalog.
-    pub fn breakers(&self) -> Vec<BreakerState> {
+    fn all(&self) -> Vec<Arc<dyn Source>> {
         let made: Vec<_> = self.made.read().values().map(|made| Arc::clone(&made.source)).collect();
         let hidden = |source: &Arc<dyn Source>| self.fixed.contains_key(source.name());
         let made = made.into_iter().filter(|source| !hidden(source));
-        self.fixed.values().cloned().chain(made).map(|source| source.breaker()).collect()
+        self.fixed.values().cloned().chain(made).collect()
+    }
+
+    /// What the breakers of all sources have seen, by catalog.
+    pub fn breakers(&self) -> Vec<BreakerState> {
+        self.all().iter().map(|source| source.breaker()).collect()
+    }
+
+    /// The connection budgets of all sources that have one.
+    pub fn budgets(&self) -> Vec<BudgetState> {
+        let state = |source: &Arc<dyn Source>| {
+            let bounded = source.bounded()?;
+            Some(BudgetState {
+                catalog: source.name().to_string(),
+                budget: bounded.budget().connections,
+                share: bounded.share(),
+                used: bounded.used(),
+                needed: self.shares.needed(bounded.budget()),
+            })
+        };
+        self.all().iter().filter_map(state).collect()
+    }
+
+    /// Says where this process stands among all that use the sources. Until that `is_settled`, its shares of their connections shrink
+    /// and none grows: others that have to shrink may not know it yet.
+    pub fn stand(&self, standing: Standing, is_settled: bool) {
+        self.shares.tell(standing, is_settled);
+        for source in self.all() {
+            if let Some(bounded) = source.bounded() {
+                self.shares.apply(bounded);
+                self.warn_of(source.name(), bounded);
+            }
+        }
+    }
+
+    /// Says it once when a budget comes to be less than all processes need.
+    fn warn_of(&self, catalog: &str, bounded: &dyn Bounded) {
+        if !self.shares.are_settled() {
+            return;
+        }
+        let budget = bounded.budget();
+        let needed = self.shares.needed(budget);
+        let mut too_small = self.too_small.lock();
+        if needed <= budget.connections {
+            too_small.remove(catalog);
+        } else if too_small.insert(catalog.to_string(), (budget, needed)) != Some((budget, needed)) {
+            let connections = budget.connections;
+            tracing::warn!(
+                catalog,
+                connections,
+                needed,
+                "`connections` of the catalog is less than its coordinators and executors need: it is not kept"
+            );
+        }
     }
 
     /// Learns of a catalog.
     pub fn put(&self, made: Made) {
+        self.welcome(&made);
         self.made.write().insert(made.definition.name.clone(), made);
+    }
+
+    /// Gives a catalog that is new here its share.
+    fn welcome(&self, made: &Made) {
+        if let Some(bounded) = made.source.bounded() {
+            self.shares.apply_first(bounded);
+            self.warn_of(&made.definition.name, bounded);
+        }
     }
 
     /// Forgets a catalog that was made. What reads it goes on until its end.
@@ -145,7 +212,8 @@ impl SourceConnections {
         for definition in definitions {
             let name = definition.name.clone();
             let same = known.get(&name).filter(|made| made.definition.id == definition.id).cloned();
-            match same.map_or_else(|| Made::new(definition), Ok) {
+            let new = || Made::new(definition).inspect(|made| self.welcome(made));
+            match same.map_or_else(new, Ok) {
                 Ok(catalog) => drop(made.insert(name, catalog)),
                 Err(error) => tracing::warn!(catalog = %name, %error, "a catalog cannot be used here"),
             }

@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod bigquery;
+mod bounded;
 mod breaker;
 mod clickhouse;
 pub mod codec;
@@ -14,16 +15,20 @@ mod connections;
 pub mod dynamic_filters;
 mod files;
 mod filters;
+mod full;
 mod http;
 mod kafka;
 mod nothing_pushed;
 pub mod operation;
 mod pass_through;
+mod places;
 mod postgres;
 pub mod pushdown;
 pub mod scan;
+pub mod share;
 mod spi;
 
+pub use bounded::{Bounded, BudgetState};
 pub use breaker::BreakerState;
 pub use connections::{FindDefinition, Made, SourceConnections};
 pub use nothing_pushed::NothingPushed;

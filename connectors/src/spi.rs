@@ -12,7 +12,7 @@ use datafusion::logical_expr::TableType;
 use futures::stream::BoxStream;
 use townlake_common::{Error, ErrorCode, QueryContext, Result};
 
-use crate::BreakerState;
+use crate::{Bounded, BreakerState};
 
 /// Field metadata: the declared type, as the source writes it.
 pub const SOURCE_TYPE: &str = "townlake.source_type";
@@ -99,6 +99,11 @@ pub trait Source: Any + Send + Sync + Debug {
 
     /// What the breaker before its look-ups has seen.
     fn breaker(&self) -> BreakerState;
+
+    /// What bounds its connections; `None` where nothing does.
+    fn bounded(&self) -> Option<&dyn Bounded> {
+        None
+    }
 
     /// Primary and foreign keys of a table; empty when there is no such table.
     async fn keys(&self, query: &QueryContext, schema: &str, table: &str) -> Result<TableKeys>;

@@ -10,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 use townlake_cluster::Membership;
 use townlake_common::config::Config;
 use townlake_common::{Error, ErrorCode, Result};
+use townlake_connectors::share::ProcessRole;
+use townlake_engine::standing::Follower;
 use townlake_governance::{Authenticator, Signer};
 use townlake_store::Store;
 
@@ -73,9 +75,12 @@ impl Coordinator {
         let closing = CancellationToken::new();
         // A start that fails half way takes down what runs already.
         let undo = stopping.clone().drop_guard();
-        let scheduler = Scheduler::start(&config, membership, internal_listener, stopping.clone()).await?;
+        let scheduler = Scheduler::start(&config, Arc::clone(&membership), internal_listener, stopping.clone()).await?;
         let internal_addr = scheduler.internal_addr();
         let queries = QueryService::new(Arc::clone(&config), Arc::clone(&scheduler), store.clone()).await?;
+        let sources = Arc::clone(queries.catalogs().sources());
+        let shares = Follower::new(sources, scheduler.incarnation(), ProcessRole::Coordinator);
+        tokio::spawn(shares.follow(membership, stopping.clone()));
 
         let admission = Arc::new(Admission::new(authenticator, sessions.clone(), tokens.clone()));
         let service = FlightSql::new(

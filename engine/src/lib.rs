@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod batches;
+pub mod budget_metrics;
 pub mod codec;
 pub mod error;
 mod filter_pushdown;
@@ -18,5 +19,6 @@ pub mod runtime;
 pub mod semi_joins;
 pub mod session;
 mod sql_types;
+pub mod standing;
 pub mod subqueries;
 mod text_as_time;

@@ -20,9 +20,11 @@ pub(crate) fn classify(failure: BallistaError) -> (Error, FailedTask) {
     }
     // The text is the typed error's: Ballista's is a debug print, which may show what only the log may see.
     failed.error = typed.to_string();
-    failed.retryable = typed.is_retryable();
-    failed.count_to_failures = typed.is_retryable();
-    failed.failed_reason = Some(match typed.is_retryable() {
+    // At a moment that is gone the same task fails again: the coordinator plans the query anew.
+    let helps = typed.is_retryable() && !typed.is_moment_lost();
+    failed.retryable = helps;
+    failed.count_to_failures = helps;
+    failed.failed_reason = Some(match helps {
         true => FailedReason::IoError(IoError {}),
         false => FailedReason::ExecutionError(ExecutionError {}),
     });
@@ -75,6 +77,8 @@ mod tests {
     fn what_no_retry_helps_fails_at_once() {
         let denied = thrown(Error::new(ErrorCode::SourceDenied, "permission denied"));
         assert!(matches!(reason(denied), (ErrorCode::SourceDenied, FailedReason::ExecutionError(_))));
+        let lost = thrown(Error::new(ErrorCode::SourceError, "the snapshot is gone").moment_lost());
+        assert!(matches!(reason(lost), (ErrorCode::SourceError, FailedReason::ExecutionError(_))));
         let root: BallistaError = DataFusionError::IoError(io::ErrorKind::PermissionDenied.into()).into();
         assert!(matches!(reason(root), (ErrorCode::SourceDenied, FailedReason::ExecutionError(_))));
         let memory: BallistaError = DataFusionError::ResourcesExhausted("pool".to_string()).into();

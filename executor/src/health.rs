@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::RwLock;
 use townlake_cluster::Seat;
+use townlake_connectors::SourceConnections;
 
 use crate::exchange::Outputs;
 use crate::memory::TaskMemory;
@@ -24,6 +25,7 @@ pub(crate) struct Health {
     pub(crate) memory: Arc<TaskMemory>,
     pub(crate) outputs: Arc<Outputs>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) sources: Arc<SourceConnections>,
 }
 
 /// `/healthz`: the process lives. `/readyz`: it is in the member list and takes tasks. `/metrics`: for Prometheus.
@@ -46,8 +48,8 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, &'static str) 
 }
 
 async fn metrics(State(health): State<Arc<Health>>) -> Response {
-    let exchange = &health.outputs.memory;
-    match health.metrics.text(health.memory.reserved(), exchange.used(), health.outbox.len()) {
+    let (exchange, budgets) = (health.outputs.memory.used(), health.sources.budgets());
+    match health.metrics.text(health.memory.reserved(), exchange, health.outbox.len(), &budgets) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => {
             tracing::error!(?error, "the metrics cannot be shown");

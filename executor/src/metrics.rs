@@ -7,6 +7,7 @@ use ballista_executor::execution_engine::QueryStageExecutor;
 use ballista_executor::metrics::ExecutorMetricsCollector;
 use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use townlake_common::{Error, Result};
+use townlake_connectors::BudgetState;
 
 /// The numbers of one executor, in a registry of their own: a test runs several in one process.
 pub(crate) struct Metrics {
@@ -74,13 +75,21 @@ impl Metrics {
     /// The text that Prometheus reads, with the gauges set to these values.
     ///
     /// Errors: `INTERNAL` when a number cannot be written.
-    pub(crate) fn text(&self, memory_reserved: usize, exchange: usize, outbox: usize) -> Result<Vec<u8>> {
+    pub(crate) fn text(
+        &self,
+        memory_reserved: usize,
+        exchange: usize,
+        outbox: usize,
+        budgets: &[BudgetState],
+    ) -> Result<Vec<u8>> {
         self.memory_reserved.set(i64::try_from(memory_reserved).unwrap_or(i64::MAX));
         self.exchange_memory.set(i64::try_from(exchange).unwrap_or(i64::MAX));
         self.outbox.set(i64::try_from(outbox).unwrap_or(i64::MAX));
+        let mut families = self.registry.gather();
+        families.extend(townlake_engine::budget_metrics::families(budgets)?);
         let mut text = Vec::new();
         TextEncoder::new()
-            .encode(&self.registry.gather(), &mut text)
+            .encode(&families, &mut text)
             .map_err(|error| Error::internal("the metrics cannot be written").with_source(error))?;
         Ok(text)
     }

@@ -20,8 +20,10 @@ use tonic::transport::server::TcpIncoming;
 use townlake_cluster::{BUILD, Membership, Node, Role, Seat, State};
 use townlake_common::config::{Config, ExecutorConfig, StoreConfig};
 use townlake_common::{Error, ErrorCode, Result};
+use townlake_connectors::share::ProcessRole;
 use townlake_connectors::{FindDefinition, SourceConnections};
 use townlake_engine::network::{MAX_LAUNCH_BYTES, MAX_MESSAGE_BYTES, split_address};
+use townlake_engine::standing::Follower;
 use townlake_engine::{error, functions, runtime, session};
 use townlake_lake::LakeObjects;
 use townlake_proto::control::executor_server::ExecutorServer;
@@ -90,6 +92,7 @@ impl Executor {
 
         let parts = Parts::build(config, &node, &outputs)?;
         let shutdown = CancellationToken::new();
+        let following = shutdown.clone();
         let seat = Arc::new(RwLock::new(None));
         let health = Health {
             seat: Arc::clone(&seat),
@@ -98,6 +101,7 @@ impl Executor {
             memory: parts.memory,
             outputs: Arc::clone(&outputs),
             metrics: Arc::clone(&parts.metrics),
+            sources: Arc::clone(&parts.sources),
         };
         let ending = Ending::new(Arc::clone(parts.runner.registry()), Arc::clone(&outputs), parts.outbox.clone());
         tokio::spawn(ending.clone().follow(Arc::clone(&membership), config.cluster.lease_ttl, shutdown.clone()));
@@ -126,6 +130,7 @@ impl Executor {
             shutdown: shutdown.drop_guard(),
         };
         *handle.seat.write().await = Some(membership.join(node).await?);
+        tokio::spawn(parts.shares.follow(membership, following));
         Ok(handle)
     }
 }
@@ -196,6 +201,8 @@ struct Parts {
     outbox: Outbox,
     memory: Arc<TaskMemory>,
     metrics: Arc<Metrics>,
+    sources: Arc<SourceConnections>,
+    shares: Follower,
 }
 
 impl Parts {
@@ -204,6 +211,8 @@ impl Parts {
         let slots = settings.slots.max(1);
         let lake = LakeObjects::from_config(&config.catalogs)?;
         let connections = SourceConnections::with_definitions(&config.catalogs, Some(found_in(&config.store)))?;
+        let sources = Arc::clone(&connections);
+        let shares = Follower::new(Arc::clone(&sources), &node.incarnation, ProcessRole::Executor);
         let memory = settings.memory.as_u64();
         let directories = &outputs.directories;
         let base = runtime::runtime_env(&lake, memory, directories.spill()).map_err(|e| error::from_datafusion(&e))?;
@@ -229,7 +238,7 @@ impl Parts {
         .with_session_runtime_cache(Some(Arc::clone(&task_memory) as _));
         let outbox = Outbox::new(Arc::new(GrpcDelivery::new(&node.incarnation)), &node.incarnation, Limits::default());
         let runner = Runner::start(executor, engine, outbox.clone(), Arc::clone(&metrics))?;
-        Ok(Self { runner, outbox, memory: task_memory, metrics })
+        Ok(Self { runner, outbox, memory: task_memory, metrics, sources, shares })
     }
 }
 

@@ -4,6 +4,7 @@
 mod avro;
 mod failures;
 mod federated;
+mod keys;
 mod protobuf;
 mod ranges;
 mod refresh;

@@ -113,7 +113,8 @@ fn sorted(batches: &[RecordBatch]) -> Vec<String> {
     lines
 }
 
-struct InTask(Arc<TaskContext>);
+/// Runs small plans in the task of a test.
+pub struct InTask(pub Arc<TaskContext>);
 
 #[async_trait::async_trait]
 impl RunPlan for InTask {

@@ -86,6 +86,8 @@ pub struct Town {
     coordinator: CoordinatorHandle,
     /// The executors.
     pub executors: Vec<ExecutorHandle>,
+    membership: Arc<dyn Membership>,
+    sections: String,
     folder: TempDir,
 }
 
@@ -99,13 +101,18 @@ impl Town {
             executors.push(Executor::start(&config, Arc::clone(&membership)).await?);
         }
         let config = config(folder.path(), "coordinator", &spec.sections)?;
-        let coordinator = Coordinator::start(config, membership).await?;
-        let town = Self { coordinator, executors, folder };
+        let coordinator = Coordinator::start(config, Arc::clone(&membership)).await?;
+        let town = Self { coordinator, executors, membership, sections: spec.sections, folder };
         town.wait_for_executors(spec.executors).await;
         Ok(town)
     }
 
     async fn wait_for_executors(&self, wanted: usize) {
+        self.wait_for_metric("townlake_executors ", |seen| seen >= wanted as f64).await;
+    }
+
+    /// Waits until a number that the coordinator tells is as it should be. Its line begins with `metric`.
+    pub async fn wait_for_metric(&self, metric: &str, is_right: impl Fn(f64) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
         let url = self.metrics_url();
         loop {
@@ -113,14 +120,24 @@ impl Town {
                 Ok(answer) => answer.text().await.unwrap_or_default(),
                 Err(_) => String::new(),
             };
-            let line = metrics.lines().find(|line| line.starts_with("townlake_executors"));
+            let line = metrics.lines().find(|line| line.starts_with(metric));
             let seen = line.and_then(|line| line.split_whitespace().last()?.parse::<f64>().ok()).unwrap_or_default();
-            if seen >= wanted as f64 {
+            if is_right(seen) {
                 return;
             }
-            assert!(Instant::now() < deadline, "the coordinator sees {seen} of {wanted} executors:\n{metrics}");
+            assert!(Instant::now() < deadline, "{metric} stays {seen}:\n{metrics}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Starts one more executor.
+    pub async fn one_more(&mut self) {
+        let number = self.executors.len() + 1;
+        let config =
+            config(self.folder.path(), &format!("executor-{number}"), &self.sections).expect("a configuration");
+        let executor = Executor::start(&config, Arc::clone(&self.membership)).await.expect("start an executor");
+        self.executors.push(executor);
+        self.wait_for_executors(number).await;
     }
 
     /// The folder with catalogs, warehouses and the coordinator's store (`state.db`).

@@ -24,6 +24,9 @@ use watcher::Watcher;
 /// The lease times that make sense: etcd grants no less than 2 s, and a longer lease than a minute hides the dead.
 const LEASE_TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(60);
 
+/// etcd tells its watchers within milliseconds; one that is just about to notice that its watch is broken hears of it later.
+const DELAY: Duration = Duration::from_secs(2);
+
 /// A member list that lives in etcd, shared by every node with the same endpoints and cluster name.
 #[derive(Debug, Clone)]
 pub struct EtcdMembership {
@@ -71,6 +74,10 @@ impl Membership for EtcdMembership {
         let (events, watch) = mpsc::channel(WATCH_BUFFER);
         tokio::spawn(Watcher::new(self.dialer.clone(), self.folder(role), self.lease_ttl, events).run());
         Ok(watch)
+    }
+
+    fn delay(&self) -> Duration {
+        DELAY
     }
 }
 

@@ -36,7 +36,7 @@ pub struct BigQueryCatalog {
     /// How the server compresses Arrow buffers.
     #[serde(default)]
     pub compression: BigQueryCompression,
-    /// Read streams, look-ups and jobs at the same time per process.
+    /// Read streams, look-ups and jobs at the same time, of all coordinators and executors of the cluster together.
     #[serde(default = "default_connections")]
     pub connections: usize,
     /// How long to wait for a connection.

@@ -94,7 +94,7 @@ pub struct PostgresCatalog {
     /// A PEM file of certificate authorities. With `verify-full` in place of the system's; with `require` the certificate
     /// must be of one of them, whatever host it names. Without either it would verify nothing and is refused.
     pub tls_ca: Option<std::path::PathBuf>,
-    /// Connections to this database per process.
+    /// Connections to this database, of all coordinators and executors of the cluster together.
     #[serde(default = "default_connections")]
     pub connections: usize,
     /// How long to wait for a connection.
@@ -133,7 +133,7 @@ pub struct ClickHouseCatalog {
     /// Whether Replacing tables are read with `FINAL`: only the newest row of each key.
     #[serde(default, rename = "final")]
     pub read_final: bool,
-    /// Statements at the same time per process.
+    /// Statements at the same time, of all coordinators and executors of the cluster together.
     #[serde(default = "default_connections")]
     pub connections: usize,
     /// How long to wait for a connection.
@@ -277,8 +277,9 @@ impl ClickHouseCatalog {
     }
 }
 
+/// Of the whole cluster. A Postgres that is not configured takes 100, and serves others, too.
 pub(super) fn default_connections() -> usize {
-    16
+    32
 }
 
 pub(super) fn default_connect_timeout() -> Duration {

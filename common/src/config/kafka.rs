@@ -40,7 +40,7 @@ pub struct KafkaCatalog {
     /// Whether what transactions have not committed is read.
     #[serde(default)]
     pub isolation: KafkaIsolation,
-    /// Connections to this cluster per process that read at the same time.
+    /// Connections to these brokers, of all coordinators and executors of the cluster together.
     #[serde(default = "default_connections")]
     pub connections: usize,
     /// How long a connection may take, with TLS and login.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use townlake_common::config::{BigQueryCatalog, BigQueryCompression};
@@ -17,7 +17,9 @@ use url::Url;
 use super::auth::Tokens;
 use super::channel;
 use super::error::Server;
+use crate::bounded::Bound;
 use crate::breaker::Breaker;
+use crate::places::Place;
 
 /// Google's doors.
 const REST: &str = "https://bigquery.googleapis.com";
@@ -42,7 +44,7 @@ pub(crate) struct Client {
     grpc: String,
     channel: OnceCell<Channel>,
     tokens: Tokens,
-    budget: Arc<Semaphore>,
+    bound: Bound,
     breaker: Breaker,
     pub settings: Settings,
 }
@@ -108,11 +110,11 @@ impl Client {
             job_timeout: config.job_timeout,
             max_splits: config.max_splits,
         };
-        let budget = Arc::new(Semaphore::new(config.connections.max(1)));
+        let bound = Bound::new(config.connections);
         let grpc = grpc.as_str().trim_end_matches('/').to_string();
         let reaches = format!("BigQuery at {}", server.host);
         let breaker = Breaker::new(catalog, reaches, config.breaker_failures, config.breaker_pause);
-        Ok(Arc::new(Self { server, http, rest, grpc, channel: OnceCell::new(), tokens, budget, breaker, settings }))
+        Ok(Arc::new(Self { server, http, rest, grpc, channel: OnceCell::new(), tokens, bound, breaker, settings }))
     }
 
     /// Which server this is, for errors.
@@ -142,12 +144,17 @@ impl Client {
         &self.breaker
     }
 
+    /// What bounds its calls.
+    pub fn bound(&self) -> &Bound {
+        &self.bound
+    }
+
     /// A place in the budget for a look-up.
     ///
     /// Errors: `RESOURCE_EXHAUSTED` (retryable) when it waits too long; `SOURCE_UNAVAILABLE` at once where the breaker says so.
-    pub async fn place(&self) -> Result<OwnedSemaphorePermit> {
+    pub async fn place(&self) -> Result<Place> {
         self.breaker.check()?;
-        timeout(PLANNING_WAIT, self.permit()).await.map_err(|_| {
+        timeout(PLANNING_WAIT, self.bound.places().take()).await.map_err(|_| {
             let catalog = &self.server.catalog;
             let message = format!("catalog {catalog}: all connections to BigQuery are in use");
             let hint = format!("run fewer queries at a time or raise `connections` in [catalogs.{catalog}]");
@@ -156,21 +163,16 @@ impl Client {
     }
 
     /// A place in the budget for a split, however long it takes.
-    pub async fn patient_place(&self) -> Result<OwnedSemaphorePermit> {
+    pub async fn patient_place(&self) -> Result<Place> {
         loop {
-            match timeout(PLANNING_WAIT, self.permit()).await {
-                Ok(permit) => return permit,
+            match timeout(PLANNING_WAIT, self.bound.places().take()).await {
+                Ok(place) => return place,
                 Err(_) => {
                     let catalog = &self.server.catalog;
                     tracing::info!(%catalog, "all connections are in use: a split still waits for one");
                 }
             }
         }
-    }
-
-    async fn permit(&self) -> Result<OwnedSemaphorePermit> {
-        let permit = Arc::clone(&self.budget).acquire_owned().await;
-        permit.map_err(|_| Error::internal("a connection budget is closed"))
     }
 
     /// As [`Client::get`], for what a query begins with: the breaker stands before it.

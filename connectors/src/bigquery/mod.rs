@@ -37,7 +37,7 @@ use townlake_common::{QueryContext, Result};
 use self::client::Client;
 use self::provider::BigQueryTable;
 pub(crate) use self::scan::decode;
-use crate::{BreakerState, Source, SourceTable, TableKeys, pass_through};
+use crate::{Bounded, BreakerState, Source, SourceTable, TableKeys, pass_through};
 
 /// The kind of this source.
 pub(crate) const KIND: &str = "bigquery";
@@ -127,6 +127,10 @@ impl Source for BigQuerySource {
 
     fn breaker(&self) -> BreakerState {
         self.client.breaker().state()
+    }
+
+    fn bounded(&self) -> Option<&dyn Bounded> {
+        Some(self.client.bound())
     }
 
     /// Declared, and never enforced by BigQuery.

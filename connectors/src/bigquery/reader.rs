@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use tokio::sync::OwnedSemaphorePermit;
 use townlake_common::{Error, ErrorCode, Result};
 
 use super::arrow_rows::{Decoder, Fault};
@@ -14,6 +13,7 @@ use super::recipe::{Recipe, Way};
 use super::rest_rows::RestRows;
 use super::storage::{Asked, RowStream, table_path};
 use super::types::Column;
+use crate::places::Place;
 use crate::scan::ScanMetrics;
 
 /// One split that is read. Dropped before its end, it ends what the server does for it.
@@ -26,7 +26,7 @@ pub(crate) struct SplitReader {
     /// Rows that may still be given.
     left: u64,
     metrics: ScanMetrics,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// Where rows come from.

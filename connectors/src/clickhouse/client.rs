@@ -1,4 +1,4 @@
-//! Statements over HTTP: a bounded number at a time per catalog and process, each with an id under which it is killed when
+//! Statements over HTTP: a bounded number at a time (this process's share of the catalog's budget), each with an id under which it is killed when
 //! nobody wants its answer any more.
 //!
 //! The budget counts running statements. A look-up of a plan waits a limited time for a place; a split waits as long as it
@@ -13,7 +13,6 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use townlake_common::config::ClickHouseCatalog;
 use townlake_common::{Error, ErrorCode, QueryId, Result};
@@ -21,8 +20,11 @@ use url::Url;
 
 use super::error::Server;
 use super::sql::literal;
+use crate::bounded::Bound;
 use crate::breaker::Breaker;
+use crate::full::Retry;
 use crate::http::authorities;
+use crate::places::Place;
 
 /// How long a look-up waits for a place in the budget before it says that this is used up.
 const PLANNING_WAIT: Duration = Duration::from_secs(60);
@@ -50,7 +52,7 @@ pub(crate) struct Client {
     server: Server,
     http: reqwest::Client,
     url: Url,
-    budget: Arc<Semaphore>,
+    bound: Bound,
     planning_wait: Duration,
     breaker: Breaker,
 }
@@ -101,7 +103,7 @@ impl Client {
             server: Server { catalog: catalog.to_string(), host },
             http,
             url,
-            budget: Arc::new(Semaphore::new(settings.connections.max(1))),
+            bound: Bound::new(settings.connections),
             planning_wait: PLANNING_WAIT,
         }))
     }
@@ -109,6 +111,11 @@ impl Client {
     /// Which server this is, for errors.
     pub fn server(&self) -> &Server {
         &self.server
+    }
+
+    /// What bounds its statements.
+    pub fn bound(&self) -> &Bound {
+        &self.bound
     }
 
     /// What stands before its look-ups.
@@ -149,12 +156,12 @@ impl Client {
         query: &QueryId,
         doing: &str,
         sql: &str,
-        permit: Option<OwnedSemaphorePermit>,
+        mut permit: Option<Place>,
     ) -> Result<(Vec<T>, Option<String>)> {
         // The server waits with the status until it has the whole answer.
         let settings = vec![("wait_end_of_query".to_string(), "1".to_string())];
         let read = async {
-            let mut answer = self.begin(query, doing, sql, &settings, permit).await?;
+            let mut answer = self.begin(query, doing, sql, &settings, &mut permit).await?;
             let mut body = Vec::new();
             let server = answer.server.take();
             while let Some(chunk) = answer.chunk().await? {
@@ -193,12 +200,21 @@ impl Client {
                 }
             }
         };
-        self.begin(query, doing, sql, settings, Some(permit)).await
+        let mut retry = Retry::new();
+        let mut permit = Some(permit);
+        loop {
+            match self.begin(query, doing, sql, settings, &mut permit).await {
+                Err(error) if super::error::is_full(&error) => match retry.pause(&self.server.catalog).await {
+                    true => {}
+                    false => return Err(error),
+                },
+                begun => return begun,
+            }
+        }
     }
 
-    async fn permit(&self) -> Result<OwnedSemaphorePermit> {
-        let permit = Arc::clone(&self.budget).acquire_owned().await;
-        permit.map_err(|_| Error::internal("a connection budget is closed"))
+    async fn permit(&self) -> Result<Place> {
+        self.bound.places().take().await
     }
 
     fn used_up(&self) -> Error {
@@ -208,17 +224,20 @@ impl Client {
         Error::new(ErrorCode::ResourceExhausted, message).with_hint(hint).retryable()
     }
 
+    /// Begins a statement. It has the place from when the server takes it.
     async fn begin(
         self: &Arc<Self>,
         query: &QueryId,
         doing: &str,
         sql: &str,
         settings: &Settings,
-        permit: Option<OwnedSemaphorePermit>,
+        permit: &mut Option<Place>,
     ) -> Result<Answer> {
         let id = format!("townlake-{query}-{}", uuid::Uuid::new_v4().simple());
         let request = self.request(&id, sql, settings);
-        let mut running = Running { client: Arc::clone(self), id, permit, runtime: Handle::current(), is_over: false };
+        let permit_here = permit.take();
+        let runtime = Handle::current();
+        let mut running = Running { client: Arc::clone(self), id, permit: permit_here, runtime, is_over: false };
         let mut response = request.send().await.map_err(|error| {
             running.is_over = error.is_connect();
             self.server.unreachable(doing, error)
@@ -229,6 +248,8 @@ impl Client {
             let code = response.headers().get("x-clickhouse-exception-code");
             let code = code.and_then(|code| code.to_str().ok()?.parse().ok());
             let text = text_of(&mut response).await;
+            // It did not take the statement: who asks again has the place still.
+            *permit = running.permit.take();
             let is_exception = code.is_some() || super::error::code_in(&text).is_some();
             return Err(match is_exception {
                 true => self.server.exception(doing, code, &text),
@@ -291,7 +312,7 @@ async fn text_of(response: &mut Response) -> String {
 struct Running {
     client: Arc<Client>,
     id: String,
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<Place>,
     runtime: Handle,
     is_over: bool,
 }

@@ -1,8 +1,13 @@
 //! What ClickHouse and the way to it report, as our typed errors: catalog and host are named, URL, password and data are not.
 
+use std::fmt;
+
 use townlake_common::{Error, ErrorCode};
 
 use crate::http::{innermost, is_tls};
+
+/// TOO_MANY_SIMULTANEOUS_QUERIES
+const TOO_MANY_QUERIES: i32 = 202;
 
 /// Longest text of the server that is told.
 const TEXT_LIMIT: usize = 300;
@@ -29,8 +34,14 @@ impl Server {
         let message = format!("catalog {catalog}: ClickHouse at {host} refused to {doing}{told} (code {code})");
         let error = Error::new(code_of(code), message);
         match code {
+            TOO_MANY_QUERIES => error
+                .with_hint(format!(
+                    "lower `connections` in [catalogs.{catalog}], or raise max_concurrent_queries on the server"
+                ))
+                .with_source(Full)
+                .retryable(),
             164 | 452 => error.with_hint("the account must be allowed to change settings: readonly = 2, or 0"),
-            202 | 209 | 210 | 425 | 999 => error.retryable(),
+            209 | 210 | 425 | 999 => error.retryable(),
             _ => error,
         }
     }
@@ -79,6 +90,23 @@ impl Server {
             format!("catalog {}: ClickHouse at {} sent what cannot be decoded: {what}", self.catalog, self.host);
         Error::new(ErrorCode::DataCorrupt, message)
     }
+}
+
+/// The server runs as many statements as it may.
+#[derive(Debug)]
+struct Full;
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("too many simultaneous queries")
+    }
+}
+
+impl std::error::Error for Full {}
+
+/// Whether the server runs as many statements as it may.
+pub(crate) fn is_full(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<Full>())
 }
 
 /// The code in an exception's text.

@@ -38,7 +38,7 @@ use self::discovery::{Discovery, is_system};
 use self::facts::Facts;
 use self::provider::ClickHouseTable;
 pub(crate) use self::scan::decode;
-use crate::{BreakerState, Source, SourceTable, TableKeys, pass_through};
+use crate::{Bounded, BreakerState, Source, SourceTable, TableKeys, pass_through};
 
 /// The kind of this source.
 pub(crate) const KIND: &str = "clickhouse";
@@ -147,6 +147,10 @@ impl Source for ClickHouseSource {
 
     fn breaker(&self) -> BreakerState {
         self.client.breaker().state()
+    }
+
+    fn bounded(&self) -> Option<&dyn Bounded> {
+        Some(self.client.bound())
     }
 
     /// None: ClickHouse's primary key is an order and says nothing about duplicates.

@@ -150,7 +150,7 @@ impl SplitReader {
             format!("table {catalog}.{database}.{table}: the server merged or changed its parts while they were read");
         Err(Error::new(ErrorCode::SourceError, message)
             .with_hint("run the query again; max_splits = 1 in the catalog reads each table by one statement")
-            .retryable())
+            .moment_lost())
     }
 
     fn batch(&self, (rows, columns): Decoded) -> Result<RecordBatch> {
@@ -185,7 +185,7 @@ impl SplitReader {
             }
             ValueFault::NewLabel => {
                 let message = format!("column {column} holds a label that its enum had not when the query was planned");
-                Error::new(ErrorCode::SourceError, message).with_hint("run the query again").retryable()
+                Error::new(ErrorCode::SourceError, message).with_hint("run the query again").moment_lost()
             }
         }
     }

@@ -144,7 +144,7 @@ fn is_same(store: &Store, split: &Split, file: &ObjectMeta) -> Result<()> {
         return Ok(());
     }
     let message = format!("catalog {}: file {} was changed while it was read", store.catalog, file.location);
-    Err(Error::new(ErrorCode::SourceError, message).with_hint("run the query again").retryable())
+    Err(Error::new(ErrorCode::SourceError, message).with_hint("run the query again").moment_lost())
 }
 
 async fn parquet(

@@ -88,7 +88,7 @@ impl Store {
         match error {
             Store::NotFound { .. } => {
                 let message = format!("catalog {catalog}: file {path} is gone");
-                Error::new(ErrorCode::SourceError, message).with_hint("run the query again").retryable()
+                Error::new(ErrorCode::SourceError, message).with_hint("run the query again").moment_lost()
             }
             Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => {
                 Error::new(ErrorCode::SourceDenied, format!("catalog {catalog}: the store refuses to give {path}"))

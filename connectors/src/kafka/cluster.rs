@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use townlake_common::config::{KafkaCatalog, KafkaIsolation};
 use townlake_common::{Error, ErrorCode, QueryId, Result};
 
@@ -18,7 +17,10 @@ use super::tls;
 use super::wire::buffer::{Decoded, Reader};
 use super::wire::codes::{Code, Kind};
 use super::wire::messages::{self as messages, Metadata, Topic, TopicId, Version, Versions};
+use crate::bounded::{Bound, Bounded};
 use crate::breaker::Breaker;
+use crate::places::Place;
+use crate::share::{Budget, Share};
 
 /// A connection that nobody used for so long is closed.
 const IDLE_TIME: Duration = Duration::from_secs(60);
@@ -37,7 +39,7 @@ pub(crate) struct Cluster {
     bootstrap: Vec<Address>,
     /// Whether only what transactions committed is read.
     pub committed: bool,
-    budget: Arc<Semaphore>,
+    bound: Bound,
     idle: Mutex<Vec<(Instant, Connection)>>,
     layouts: Mutex<HashMap<String, (Instant, Arc<Layout>)>>,
     breaker: Breaker,
@@ -71,7 +73,7 @@ impl Cluster {
             settings: Arc::new(settings),
             bootstrap: config.addresses(),
             committed: config.isolation == KafkaIsolation::ReadCommitted,
-            budget: Arc::new(Semaphore::new(config.connections.max(1))),
+            bound: Bound::new(config.connections),
             idle: Mutex::default(),
             layouts: Mutex::default(),
         }))
@@ -118,14 +120,8 @@ impl Cluster {
 
     /// A place in the budget, however long that takes.
     pub async fn read(self: &Arc<Self>, query: &QueryId) -> Result<Session> {
-        let permit = Arc::clone(&self.budget).acquire_owned().await;
-        let permit = permit.map_err(|_| Error::internal("a connection budget is closed"))?;
-        Ok(Session {
-            cluster: Arc::clone(self),
-            client: format!("townlake {query}"),
-            is_planning: false,
-            _permit: permit,
-        })
+        let _place = self.bound.places().take().await?;
+        Ok(Session { cluster: Arc::clone(self), client: format!("townlake {query}"), is_planning: false, _place })
     }
 
     fn take_idle(&self, address: Option<&Address>) -> Option<Connection> {
@@ -136,8 +132,36 @@ impl Cluster {
         Some(idle.swap_remove(index).1)
     }
 
+    /// Closes the oldest idle connections, so that they and those in use are within the budget.
+    fn trim_idle(&self) {
+        let mut idle = self.idle.lock();
+        let surplus = idle.len().saturating_sub(self.bound.places().free());
+        let closed: Vec<_> = idle.drain(..surplus).collect();
+        drop(idle);
+        drop(closed);
+    }
+
     fn forget(&self, topic: &str) {
         self.layouts.lock().remove(topic);
+    }
+}
+
+impl Bounded for Cluster {
+    fn budget(&self) -> Budget {
+        self.bound.budget()
+    }
+
+    fn share(&self) -> usize {
+        self.bound.share()
+    }
+
+    fn used(&self) -> usize {
+        self.bound.used()
+    }
+
+    fn set_share(&self, share: Share) {
+        self.bound.set_share(share);
+        self.trim_idle();
     }
 }
 
@@ -154,7 +178,7 @@ pub(crate) struct Session {
     client: String,
     /// Whether its query begins with it: the breaker stands before it.
     is_planning: bool,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// An answer, and in which version.
@@ -175,14 +199,20 @@ impl Session {
     pub async fn connect(&self, address: &Address) -> Result<Connection> {
         match self.cluster.take_idle(Some(address)) {
             Some(connection) => Ok(connection),
-            None => Connection::open(&self.cluster.settings, address, &self.client).await,
+            None => self.open(address).await,
         }
     }
 
-    /// Keeps a connection for the next user, unless an answer is still to come on it.
+    async fn open(&self, address: &Address) -> Result<Connection> {
+        self.cluster.trim_idle();
+        Connection::open(&self.cluster.settings, address, &self.client).await
+    }
+
+    /// Keeps a connection for the next user, unless an answer is still to come on it or there are idle ones enough.
     pub fn give_back(&self, connection: Connection) {
-        if connection.is_free() {
-            self.cluster.idle.lock().push((Instant::now(), connection));
+        let mut idle = self.cluster.idle.lock();
+        if connection.is_free() && idle.len() < self.cluster.bound.places().free_without_one() {
+            idle.push((Instant::now(), connection));
         }
     }
 
@@ -200,7 +230,7 @@ impl Session {
                 done => return done,
             }
         }
-        let connection = Connection::open(&self.cluster.settings, address, &self.client).await?;
+        let connection = self.open(address).await?;
         self.ask_on(connection, &version, &body, doing).await
     }
 

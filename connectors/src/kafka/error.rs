@@ -28,7 +28,7 @@ impl Server {
                     format!("catalog {catalog}: offsets that the query pinned are gone: Kafka refused to {doing}");
                 Error::new(ErrorCode::SourceError, message)
                     .with_hint("retention or a deletion removed them while the query ran: run it again")
-                    .retryable()
+                    .moment_lost()
             }
             Kind::Denied => Error::new(ErrorCode::SourceDenied, message).with_hint(format!(
                 "see `sasl`, `username` and `password` in [catalogs.{catalog}], and the ACLs in Kafka"

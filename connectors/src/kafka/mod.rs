@@ -20,6 +20,7 @@ mod hostile;
 #[cfg(test)]
 mod hostile_values;
 mod json;
+mod keys;
 mod nested;
 mod net;
 mod pins;
@@ -57,7 +58,7 @@ use self::registry::Registry;
 pub(crate) use self::scan::decode;
 use self::tables::{DEFAULT_SCHEMA, Table};
 use self::types::Column;
-use crate::{BreakerState, Source, SourceTable, TableKeys, TableKind};
+use crate::{Bounded, BreakerState, Source, SourceTable, TableKeys, TableKind};
 
 /// The kind of this source.
 pub(crate) const KIND: &str = "kafka";
@@ -195,6 +196,10 @@ impl Source for KafkaSource {
 
     fn breaker(&self) -> BreakerState {
         self.cluster.breaker().state()
+    }
+
+    fn bounded(&self) -> Option<&dyn Bounded> {
+        Some(self.cluster.as_ref())
     }
 
     async fn keys(&self, _query: &QueryContext, _schema: &str, _table: &str) -> Result<TableKeys> {

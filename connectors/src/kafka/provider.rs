@@ -13,18 +13,15 @@ use townlake_common::{QueryContext, Result};
 
 use super::cluster::Cluster;
 use super::filters::is_used;
-use super::pins::{PinnedTopic, show};
-use super::recipe::{Recipe, Split};
-use super::sample::is_appended;
-use super::splits::{UpperBound, cut, ranges};
+use super::pins::PinnedTopic;
+use super::recipe::{Planned, Recipe};
+use super::splits::{cut_and_encode, narrowed, show_ranges};
 use super::tables::Table;
 use super::types::{Column, Source};
 use crate::scan::{Estimate, SourceScanExec, external, query_of};
 
 /// A LIMIT up to this without a filter is read by one split a partition: the others would begin in vain.
 const SMALL_LIMIT: usize = 8192;
-/// EXPLAIN shows so many ranges.
-const SHOWN: usize = 32;
 
 /// A table of a Kafka catalog.
 pub(crate) struct KafkaTable {
@@ -54,7 +51,7 @@ impl KafkaTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let name = format!("{}.{}.{}", self.cluster.server().catalog, self.table.schema, self.table.name);
         let pinned = PinnedTopic::of(query, &self.cluster, &self.table.topic, &name).await?;
-        let ranges = self.ranges(query, &pinned, filters).await?;
+        let ranges = narrowed(&self.cluster, query, &self.table.topic, &pinned, filters).await?;
         // A limit counts what passes the filters, which we do not know.
         let limit = limit.filter(|_| filters.is_empty());
         let wanted = match (limit, self.max_splits) {
@@ -90,35 +87,12 @@ impl KafkaTable {
             local_filters: unused
                 .map(|filter| format!("{filter}: Kafka knows partitions, offsets and times"))
                 .collect(),
-            ranges: show(&ranges, SHOWN),
-            pinned: show(&pinned.ranges, SHOWN),
+            ranges: show_ranges(&ranges),
+            pinned: show_ranges(&pinned.ranges),
             estimate: Estimate { rows: Some(offsets), ..Estimate::default() },
+            planned: Some(Planned { ranges: ranges.clone(), keys: Vec::new() }),
         };
-        let mut splits = cut(&ranges, wanted);
-        if splits.is_empty() {
-            // A plan has at least one partition; a range without offsets asks Kafka nothing.
-            splits.push(Split::default());
-        }
-        let splits: Vec<_> = splits.iter().map(|split| split.encode()).collect();
-        Ok(Arc::new(SourceScanExec::new(Arc::new(recipe), &splits)?))
-    }
-
-    async fn ranges(&self, query: &QueryContext, pinned: &PinnedTopic, filters: &[Expr]) -> Result<Vec<Split>> {
-        let topic = &self.table.topic;
-        let session = self.cluster.look_up(&query.id).await?;
-        let (mut found, uppers) = ranges(&session, topic, pinned, filters).await?;
-        drop(session);
-        for UpperBound { partition, end } in uppers {
-            let Some(range) = found.iter_mut().find(|range| range.partition == partition && range.end > end) else {
-                continue;
-            };
-            let rest = Split { start: end.max(range.start), ..*range };
-            if is_appended(&self.cluster, query, topic, pinned.topic_id, rest).await? {
-                range.end = rest.start;
-            }
-        }
-        found.retain(|range| range.len() > 0);
-        Ok(found)
+        Ok(Arc::new(SourceScanExec::new(Arc::new(recipe), &cut_and_encode(&ranges, wanted))?))
     }
 }
 

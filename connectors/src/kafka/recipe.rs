@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::logical_expr::Expr;
 use prost::Message;
 use townlake_common::Result;
 use townlake_common::config::KafkaFormat;
@@ -45,6 +46,16 @@ pub(crate) struct Recipe {
     /// What the query pinned, for EXPLAIN.
     pub pinned: String,
     pub estimate: Estimate,
+    /// Where it was planned, and there only: what keys that come later narrow.
+    pub planned: Option<Planned>,
+}
+
+/// What a scan reads before it is cut into splits.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Planned {
+    pub ranges: Vec<Split>,
+    /// Conditions that have not narrowed the ranges yet.
+    pub keys: Vec<Expr>,
 }
 
 /// A range of offsets of a partition, the end exclusive.
@@ -146,6 +157,7 @@ impl Recipe {
             ranges: scan.ranges,
             pinned: scan.pinned,
             estimate: Estimate { rows: Some(scan.offsets), ..Estimate::default() },
+            planned: None,
         })
     }
 }
@@ -199,6 +211,7 @@ pub(crate) mod tests {
             ranges: "0:[3,9)".into(),
             pinned: "0:[0,9)".into(),
             estimate: Estimate { rows: Some(6), ..Estimate::default() },
+            planned: None,
         }
     }
 

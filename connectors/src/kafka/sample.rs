@@ -85,6 +85,7 @@ async fn read(
         ranges: String::new(),
         pinned: String::new(),
         estimate: Estimate::default(),
+        planned: None,
     };
     let metrics = ScanMetrics::new(&ExecutionPlanMetricsSet::new(), 0);
     let session = cluster.look_up(&query.id).await?;

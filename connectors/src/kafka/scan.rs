@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use futures::future::BoxFuture;
 use prost::Message;
 use townlake_common::Result;
 use townlake_proto::kafka as wire;
@@ -11,7 +12,8 @@ use super::reader::SplitReader;
 use super::recipe::{Recipe, Split};
 use super::{KIND, KafkaSource};
 use crate::SourceConnections;
-use crate::scan::{Batches, Estimate, Explained, ScanMetrics, SourceScan, opened, unreadable};
+use crate::operation::{Operation, Pushed};
+use crate::scan::{Batches, Estimate, Explained, ScanMetrics, SourceScan, SourceScanExec, opened, unreadable};
 
 /// The recipe that [`SourceScan::encode`] wrote.
 ///
@@ -58,6 +60,18 @@ impl SourceScan for Recipe {
     /// Offsets are pinned, and what is at an offset never changes. Only a schema that is unknown, and counted, may be known later.
     fn gives_the_same_again(&self) -> bool {
         self.values.is_none() || !self.null_and_count
+    }
+
+    fn push(&self, operation: &Operation<'_>) -> Pushed {
+        self.with_keys(operation).map(|recipe| Arc::new(recipe) as Arc<dyn SourceScan>)
+    }
+
+    fn replan<'a>(
+        &'a self,
+        connections: &'a SourceConnections,
+        splits: usize,
+    ) -> BoxFuture<'a, Result<Option<SourceScanExec>>> {
+        Box::pin(self.narrowed_by_keys(connections, splits))
     }
 
     fn encode(&self) -> Vec<u8> {

@@ -1,13 +1,15 @@
 //! From what a query pinned and what its filters say to the ranges that are read.
 
-use townlake_common::Result;
+use std::sync::Arc;
 
 use datafusion::logical_expr::Expr;
+use townlake_common::{QueryContext, Result};
 
-use super::cluster::Session;
+use super::cluster::{Cluster, Session};
 use super::filters::{Bounds, Range, bounds};
-use super::pins::PinnedTopic;
+use super::pins::{PinnedTopic, show};
 use super::recipe::Split;
+use super::sample::is_appended;
 
 /// A range of fewer offsets is not cut: it costs more to begin than to read.
 const SMALLEST: u64 = 20_000;
@@ -18,7 +20,31 @@ const SMALLEST: u64 = 20_000;
 /// only where brokers set the time as they append; producers may write any time at any offset. So it comes apart, for topics
 /// that are set so today, to be taken only where the record found has its time from a broker: the topic may have been set
 /// otherwise when it was written.
-pub(crate) async fn ranges(
+pub(crate) async fn narrowed(
+    cluster: &Arc<Cluster>,
+    query: &QueryContext,
+    topic: &str,
+    pinned: &PinnedTopic,
+    filters: &[Expr],
+) -> Result<Vec<Split>> {
+    let session = cluster.look_up(&query.id).await?;
+    let (mut found, uppers) = bounded(&session, topic, pinned, filters).await?;
+    drop(session);
+    for UpperBound { partition, end } in uppers {
+        let Some(range) = found.iter_mut().find(|range| range.partition == partition && range.end > end) else {
+            continue;
+        };
+        let rest = Split { start: end.max(range.start), ..*range };
+        if is_appended(cluster, query, topic, pinned.topic_id, rest).await? {
+            range.end = rest.start;
+        }
+    }
+    found.retain(|range| range.len() > 0);
+    Ok(found)
+}
+
+/// The ranges but for upper bounds of times, and those.
+async fn bounded(
     session: &Session,
     topic: &str,
     pinned: &PinnedTopic,
@@ -55,13 +81,30 @@ pub(crate) async fn ranges(
 
 /// From this offset on a partition holds only newer records, if all its times are the brokers'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct UpperBound {
-    pub partition: i32,
-    pub end: i64,
+struct UpperBound {
+    partition: i32,
+    end: i64,
+}
+
+/// EXPLAIN shows so many ranges.
+const SHOWN: usize = 32;
+
+/// Ranges for EXPLAIN.
+pub(crate) fn show_ranges(ranges: &[Split]) -> String {
+    show(ranges, SHOWN)
+}
+
+/// The splits of a plan, in their bytes. A plan has at least one partition; a range without offsets asks Kafka nothing.
+pub(crate) fn cut_and_encode(ranges: &[Split], wanted: usize) -> Vec<Vec<u8>> {
+    let mut splits = cut(ranges, wanted);
+    if splits.is_empty() {
+        splits.push(Split::default());
+    }
+    splits.iter().map(|split| split.encode()).collect()
 }
 
 /// Cuts ranges into about `wanted` splits in all, each of one partition. A range is never left out.
-pub(crate) fn cut(ranges: &[Split], wanted: usize) -> Vec<Split> {
+fn cut(ranges: &[Split], wanted: usize) -> Vec<Split> {
     let total: u64 = ranges.iter().map(|range| range.len()).sum();
     let share = total.div_ceil(u64::try_from(wanted).unwrap_or(u64::MAX).max(1)).max(SMALLEST);
     let mut splits = Vec::new();

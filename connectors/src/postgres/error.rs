@@ -33,7 +33,7 @@ impl Server {
         );
         Error::new(ErrorCode::SourceError, message)
             .with_hint("run the query again; hot_standby_feedback or max_standby_streaming_delay on the standby keep it from happening")
-            .retryable()
+            .moment_lost()
     }
 
     /// A transaction that should join the query's snapshot could not begin.
@@ -52,7 +52,7 @@ impl Server {
                  run the query again",
             )
             .with_source(error)
-            .retryable()
+            .moment_lost()
     }
 
     /// The server could not be reached in time.
@@ -105,6 +105,11 @@ impl Server {
             format!("catalog {catalog}: Postgres at {host} refused to {doing}{text} (SQLSTATE {})", state.code());
         let error = Error::new(code_of(state, class), message);
         match class {
+            _ if *state == SqlState::TOO_MANY_CONNECTIONS => error
+                .with_hint(format!(
+                    "lower `connections` in [catalogs.{catalog}], or let the server take more (max_connections)"
+                ))
+                .retryable(),
             "08" | "57" | "40" | "53" if *state != SqlState::QUERY_CANCELED => error.retryable(),
             _ => error,
         }
@@ -115,6 +120,12 @@ impl Server {
 pub(crate) fn is_answer(error: &Error) -> bool {
     let source = error.source().and_then(|source| source.downcast_ref::<tokio_postgres::Error>());
     source.is_some_and(|error| error.as_db_error().is_some())
+}
+
+/// Whether the server has no connection left for us.
+pub(crate) fn is_full(error: &Error) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<tokio_postgres::Error>());
+    source.and_then(tokio_postgres::Error::code) == Some(&SqlState::TOO_MANY_CONNECTIONS)
 }
 
 /// Data exceptions (22), constraint texts (23) and texts of user functions (P0) may quote rows; these classes do not.

@@ -39,7 +39,7 @@ pub(crate) use self::pool::Pool;
 use self::pool::{Connection, Purpose};
 use self::provider::PostgresTable;
 pub(crate) use self::scan::decode;
-use crate::{BreakerState, InsertInto, Source, SourceTable, TableKeys, pass_through};
+use crate::{Bounded, BreakerState, InsertInto, Source, SourceTable, TableKeys, pass_through};
 
 /// The kind of this source.
 pub(crate) const KIND: &str = "postgres";
@@ -161,6 +161,10 @@ impl Source for PostgresSource {
 
     fn breaker(&self) -> BreakerState {
         self.pool.breaker().state()
+    }
+
+    fn bounded(&self) -> Option<&dyn Bounded> {
+        Some(self.pool.as_ref())
     }
 
     async fn keys(&self, query: &QueryContext, schema: &str, table: &str) -> Result<TableKeys> {

@@ -1,8 +1,8 @@
-//! A bounded number of connections to one server, per catalog and process.
+//! A bounded number of connections to one server: this process's share of the catalog's budget (`share.rs`).
 //!
-//! The budget counts open connections: those in use hold a permit, idle ones are taken before a new one is opened. At
-//! most half of the budget may be held by snapshots, which live as long as their query, so that scans always proceed. Rows that are
-//! written go over connections beside the budget, half as many: the scans that they come from must not wait for them.
+//! The share counts open connections: those in use hold a place, idle ones are taken before a new one is opened. At
+//! most half of it may be held by snapshots, which live as long as their query, so that scans always proceed. Where rows may be
+//! written, a quarter of a coordinator's share is for that alone: the scans that they come from must not wait for them.
 //! Whoever waits is served in the order of asking. A look-up of a plan waits a limited time. A snapshot waits as long as
 //! the query that wants it may: more queries than snapshots queue here, and their cancel or time limit ends the wait.
 
@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
@@ -25,7 +24,11 @@ use super::cancel;
 use super::error::{self, Server};
 use super::sql::literal;
 use super::tls::Tls;
+use crate::bounded::Bounded;
 use crate::breaker::Breaker;
+use crate::full::Retry;
+use crate::places::{Place, Places};
+use crate::share::{Budget, Share, Standing};
 
 /// How long a look-up waits for a connection before it says that the budget is used up.
 const PLANNING_WAIT: Duration = Duration::from_secs(60);
@@ -94,9 +97,13 @@ pub(crate) struct Pool {
     tls: Tls,
     connect_timeout: Duration,
     planning_wait: Duration,
-    budget: Arc<Semaphore>,
-    snapshots: Arc<Semaphore>,
-    writes: Arc<Semaphore>,
+    budget: Budget,
+    takes_rows: bool,
+    /// For all but writes.
+    places: Arc<Places>,
+    /// How many of those may be snapshots.
+    snapshots: Arc<Places>,
+    writes: Arc<Places>,
     idle: Mutex<Vec<Idle>>,
     breaker: Breaker,
 }
@@ -139,21 +146,28 @@ impl Pool {
         config.ssl_mode(tls.mode).application_name("townlake").connect_timeout(settings.connect_timeout);
         config.keepalives(true).keepalives_idle(KEEPALIVE_IDLE).keepalives_interval(KEEPALIVE_INTERVAL);
         config.tcp_user_timeout(UNANSWERED);
-        let connections = settings.connections.max(2);
+        let takes_rows = !settings.writers.is_empty();
+        // A snapshot and a look-up, and one to write.
+        let coordinator_least = 2 + usize::from(takes_rows);
+        let budget = Budget { connections: settings.connections, coordinator_least };
         let server = Server { catalog: catalog.to_string(), host: host_of(&config) };
         let reaches = format!("Postgres at {}", server.host);
-        Ok(Arc::new(Self {
+        let pool = Arc::new(Self {
             breaker: Breaker::new(catalog, reaches, settings.breaker_failures, settings.breaker_pause),
             server,
             config,
             tls,
             connect_timeout: settings.connect_timeout,
             planning_wait: PLANNING_WAIT,
-            budget: Arc::new(Semaphore::new(connections)),
-            snapshots: Arc::new(Semaphore::new(connections / 2)),
-            writes: Arc::new(Semaphore::new(connections / 2)),
+            budget,
+            takes_rows,
+            places: Places::new(0),
+            snapshots: Places::new(0),
+            writes: Places::new(0),
             idle: Mutex::default(),
-        }))
+        });
+        pool.set_share(Standing::Alone.share(budget));
+        Ok(pool)
     }
 
     /// Which server this is, for errors.
@@ -185,7 +199,13 @@ impl Pool {
     ) -> Result<Connection> {
         if !purpose.is_planning() {
             let permits = self.permits(purpose).await?;
-            return self.begin_with(permits, query, purpose, snapshot).await;
+            let mut retry = Retry::new();
+            loop {
+                match self.begin_with(Arc::clone(&permits), query, purpose, snapshot).await {
+                    Err(error) if error::is_full(&error) && retry.pause(&self.server.catalog).await => {}
+                    begun => return begun,
+                }
+            }
         }
         self.breaker.check()?;
         let permits = self.permits(purpose).await?;
@@ -238,16 +258,11 @@ impl Pool {
     }
 
     async fn permits(&self, purpose: Purpose<'_>) -> Result<Arc<Permits>> {
-        let closed = |_| Error::internal("a connection budget is closed");
         let take = async {
-            let from = |places: &Arc<Semaphore>| Arc::clone(places).acquire_owned();
             let held = match purpose {
-                Purpose::Write => vec![from(&self.writes).await.map_err(closed)?],
-                Purpose::Snapshot(_) => {
-                    let snapshot = from(&self.snapshots).await.map_err(closed)?;
-                    vec![snapshot, from(&self.budget).await.map_err(closed)?]
-                }
-                Purpose::Planning | Purpose::Split => vec![from(&self.budget).await.map_err(closed)?],
+                Purpose::Write if self.takes_rows => vec![self.writes.take().await?],
+                Purpose::Snapshot(_) => vec![self.snapshots.take().await?, self.places.take().await?],
+                Purpose::Planning | Purpose::Split | Purpose::Write => vec![self.places.take().await?],
             };
             Ok(Arc::new(Permits { _held: held }))
         };
@@ -260,7 +275,9 @@ impl Pool {
             let Server { catalog, host } = &self.server;
             if !purpose.is_patient() {
                 let message = format!("catalog {catalog}: all connections to Postgres at {host} are in use");
-                let hint = format!("run fewer queries at a time or raise `connections` in [catalogs.{catalog}]");
+                let hint = format!(
+                    "run fewer queries at a time or raise `connections` in [catalogs.{catalog}], which all nodes share"
+                );
                 return Err(Error::new(ErrorCode::ResourceExhausted, message).with_hint(hint).retryable());
             }
             tracing::info!(%catalog, %host, "all connections are in use: a query still waits for one");
@@ -332,8 +349,14 @@ impl Pool {
         Connection { pool: Arc::clone(self), wire: Some(wire), permits: Some(permits), runtime: Handle::current() }
     }
 
+    /// Keeps a connection for the next user, who has its place then; unless there are idle ones enough.
     fn give_back(self: &Arc<Self>, wire: Wire) {
-        self.idle.lock().push(Idle { wire, since: Instant::now() });
+        let mut idle = self.idle.lock();
+        if idle.len() >= self.places.free_without_one() {
+            return;
+        }
+        idle.push(Idle { wire, since: Instant::now() });
+        drop(idle);
         let pool = Arc::downgrade(self);
         tokio::spawn(async move {
             tokio::time::sleep(IDLE_TIME).await;
@@ -353,6 +376,36 @@ impl Pool {
     }
 }
 
+impl Bounded for Pool {
+    fn budget(&self) -> Budget {
+        self.budget
+    }
+
+    fn share(&self) -> usize {
+        self.places.all() + self.writes.all()
+    }
+
+    fn used(&self) -> usize {
+        self.places.taken() + self.writes.taken()
+    }
+
+    fn set_share(&self, share: Share) {
+        let writes = match share.connections {
+            all @ 3.. if share.plans && self.takes_rows => (all / 4).max(1),
+            _ => 0,
+        };
+        let others = share.connections - writes;
+        self.places.resize(others);
+        self.snapshots.resize((others / 2).max(others.min(1)));
+        self.writes.resize(writes);
+        let mut idle = self.idle.lock();
+        let surplus = idle.len().saturating_sub(self.places.free());
+        let closed: Vec<_> = idle.drain(..surplus).collect();
+        drop(idle);
+        drop(closed);
+    }
+}
+
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("server", &self.server).finish_non_exhaustive()
@@ -361,7 +414,7 @@ impl fmt::Debug for Pool {
 
 /// Places in the budget, held until the connection is closed or idle again.
 struct Permits {
-    _held: Vec<OwnedSemaphorePermit>,
+    _held: Vec<Place>,
 }
 
 /// A connection in a transaction. Dropped before [`Connection::finish`], its statement is ended on the server and the

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use townlake_common::{Error, ErrorCode, Result};
-use townlake_connectors::BreakerState;
+use townlake_connectors::{BreakerState, SourceConnections};
 
 /// The counters of one coordinator. Each has its own registry, so that several live in one process.
 pub struct Metrics {
@@ -83,15 +83,16 @@ impl Metrics {
         executors: usize,
         slots: usize,
         sessions: usize,
-        breakers: &[BreakerState],
+        sources: &SourceConnections,
     ) -> Result<String> {
         self.executors.set(as_gauge(executors));
         self.slots.set(as_gauge(slots));
         self.sessions.set(as_gauge(sessions));
         let mut text = Vec::new();
-        let of_sources = families(breakers)
+        let of_sources = families(&sources.breakers())
             .map_err(|e| Error::internal("the metrics of the sources cannot be registered").with_source(e))?;
-        let families: Vec<_> = self.registry.gather().into_iter().chain(of_sources).collect();
+        let of_budgets = townlake_engine::budget_metrics::families(&sources.budgets())?;
+        let families: Vec<_> = self.registry.gather().into_iter().chain(of_sources).chain(of_budgets).collect();
         TextEncoder::new()
             .encode(&families, &mut text)
             .map_err(|e| Error::internal("the metrics cannot be written").with_source(e))?;

@@ -73,7 +73,7 @@ async fn ready(State(door): State<HttpDoor>) -> Response {
 async fn exposition(State(door): State<HttpDoor>) -> Response {
     let executors =
         door.scheduler.nodes().iter().filter(|node| node.role() == townlake_cluster::Role::Executor).count();
-    match door.metrics.exposition(executors, door.scheduler.slots(), door.sessions.len(), &door.sources.breakers()) {
+    match door.metrics.exposition(executors, door.scheduler.slots(), door.sessions.len(), &door.sources) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => {
             tracing::error!(code = %error.code(), "metrics could not be written");

@@ -6,6 +6,7 @@
 //! rows, `changes` changes rows, `procedures` looks after tables, `views` is all about views, `show` and `explain` tell, and
 //! [`Registry`] knows every query and leaves its audit rows.
 
+mod again;
 mod alter_table;
 mod assign;
 mod catalogs;

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_engine::error::{from_datafusion, to_datafusion};
 
+use super::again::{Again, too_late};
 use super::registry::{Begun, Tracked};
 
 /// How soon the watchdog looks again at a query whose rows are computed this very moment.
@@ -41,6 +42,16 @@ pub(super) enum Source {
 }
 
 impl Source {
+    /// The rows, once they flow.
+    ///
+    /// Errors: those of the run.
+    pub(super) async fn open(self) -> Result<SendableRecordBatchStream> {
+        match self {
+            Self::Lazy(start) => start.await,
+            Self::Open(rows) => Ok(rows),
+        }
+    }
+
     /// Rows that are here already.
     pub(super) fn batch(batch: RecordBatch) -> Self {
         Self::Open(one_batch(batch))
@@ -127,18 +138,18 @@ fn panicked() -> Error {
     Error::internal("the engine panicked on this query").with_hint("the coordinator's log says where")
 }
 
-/// The rows of `source` in the columns of `schema`. They own the query: its end is theirs.
+/// The rows of `source`, or of the runs that come in its place, in the columns of `schema`. They own the query: its end is theirs.
 ///
 /// `counted`: whether these rows are the query's own (a write's one row is not; its written rows are counted elsewhere).
 pub(super) fn rows(
     begun: Begun,
     schema: SchemaRef,
-    source: Source,
+    (source, again): (Source, Option<Again>),
     limits: Limits,
     counted: bool,
 ) -> SendableRecordBatchStream {
     let shared = Arc::new(Shared {
-        state: Mutex::new(State::Running(Body { source, begun })),
+        state: Mutex::new(State::Running(Body { source, again, rows_are_out: false, begun })),
         reader: AtomicWaker::new(),
         limits,
     });
@@ -158,7 +169,33 @@ struct Shared {
 /// What a running query holds: fields drop in order, so first what runs is stopped, then the query has ended.
 struct Body {
     source: Source,
+    again: Option<Again>,
+    rows_are_out: bool,
     begun: Begun,
+}
+
+impl Body {
+    fn poll_next(&mut self, schema: &SchemaRef, cx: &mut Context<'_>) -> Poll<Option<Result<RecordBatch>>> {
+        loop {
+            let item = ready!(self.source.poll_next(schema, cx));
+            match (item, &mut self.again) {
+                (Some(Err(error)), Some(again)) if error.is_moment_lost() => {
+                    if self.rows_are_out {
+                        return Poll::Ready(Some(Err(too_late(error))));
+                    }
+                    match again.after(error) {
+                        // The run that failed ends here, before the next begins.
+                        Ok(next) => self.source = next,
+                        Err(error) => return Poll::Ready(Some(Err(error))),
+                    }
+                }
+                (item, _) => {
+                    self.rows_are_out |= matches!(&item, Some(Ok(batch)) if batch.num_rows() > 0);
+                    return Poll::Ready(item);
+                }
+            }
+        }
+    }
 }
 
 enum State {
@@ -171,7 +208,7 @@ enum State {
 impl State {
     /// Ends the query, if it has not ended.
     fn end(&mut self, outcome: Option<Error>) {
-        if let Self::Running(Body { source, begun }) = std::mem::replace(self, Self::Over) {
+        if let Self::Running(Body { source, begun, .. }) = std::mem::replace(self, Self::Over) {
             drop(source);
             let told = outcome.clone();
             // A task: it is written down also when the client goes away meanwhile.
@@ -215,7 +252,7 @@ impl Stream for Reader {
             let item = match self.shared.limits.are_over() {
                 Some(error) => Some(Err(error)),
                 None => {
-                    let next = || body.source.poll_next(&self.schema, cx);
+                    let next = || body.poll_next(&self.schema, cx);
                     ready!(catch_unwind(AssertUnwindSafe(next)).unwrap_or_else(|_| Poll::Ready(Some(Err(panicked())))))
                 }
             };

@@ -13,6 +13,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
+use futures::future::BoxFuture;
 use tokio::time::{Instant, interval};
 use townlake_common::config::Config;
 use townlake_common::{Error, ErrorCode, Principal, QueryContext, QueryId, Result};
@@ -23,6 +24,7 @@ use townlake_engine::error::from_datafusion;
 use townlake_lake::LakeObjects;
 use townlake_store::Store;
 
+use super::again::{Again, Tries, anew};
 use super::catalogs::without_secrets;
 use super::here::{Here, HerePlan};
 use super::parameters::{bind, parameters_of};
@@ -230,12 +232,24 @@ impl QueryService {
         let limits = self.limits(&tracked, &settings);
         tracked.enter(QueryState::Planning);
         let run = Run { service: self, session, tracked: Arc::clone(&tracked), settings, parameters };
-        let started = limits.guard(run.start(&prepared.statement)).await;
+        let mut tries = Tries::of(&prepared.statement, run.settings.cut.is_some());
+        // In a box of its own: the compiler bounds how deep futures may lie in one another.
+        let start: BoxFuture<'_, Result<(SchemaRef, Source)>> = Box::pin(async {
+            loop {
+                match run.start(&prepared.statement).await {
+                    Err(error) if tries.after(&error) => anew(&tracked, &error).await,
+                    started => return started,
+                }
+            }
+        });
+        let started = limits.guard(start).await;
         let id = tracked.context.id.clone();
         match started {
             Ok((schema, source)) => {
                 let counted = prepared.kind == StatementKind::Query;
-                Ok(Running { id, schema: Arc::clone(&schema), rows: rows(begun, schema, source, limits, counted) })
+                let again = Again::of(&run, &prepared.statement, tries, &schema);
+                let rows = rows(begun, Arc::clone(&schema), (source, again), limits, counted);
+                Ok(Running { id, schema, rows })
             }
             Err(error) => {
                 begun.end(Some(&error)).await;
@@ -459,7 +473,7 @@ impl Run<'_> {
         }
     }
 
-    async fn start_query(&self, planned: Planned) -> Result<(SchemaRef, Source)> {
+    pub(super) async fn start_query(&self, planned: Planned) -> Result<(SchemaRef, Source)> {
         let Planned { plan, state, catalogs } = planned;
         self.tracked.set_catalogs(catalogs);
         let plan = bind(plan, self.parameters.as_ref())?;

@@ -8,8 +8,10 @@ use datafusion::arrow::datatypes::Int64Type;
 use datafusion::physical_plan::{ExecutionPlanProperties, execute_stream_partitioned};
 use futures::StreamExt;
 use tokio_postgres::Client;
+use townlake_cli::connection::Connection;
 use townlake_common::{Error, ErrorCode};
 use townlake_tests::postgres::Postgres;
+use townlake_tests::town::{Town, TownSpec};
 
 use super::{Crm, connections, query, session, typed};
 
@@ -153,4 +155,101 @@ async fn a_split_that_outlives_its_snapshot_is_not_taken_for_whole() {
         let failure = failure.expect("a split that nobody vouches for");
         assert!(is_retryable(&failure) && failure.message().contains("snapshot in Postgres"), "{failure:?}");
     }
+}
+
+/// A cluster over the standby, and two connections of a user.
+async fn town_over(pair: &Pair) -> (Town, Connection, Connection) {
+    let url = pair.standby.postgres.url("crm");
+    let catalog = format!("[catalogs.crm]\ntype = \"postgres\"\nurl = \"{url}\"\nmax_splits = 3\nreaders = [\"ann\"]");
+    let town = TownSpec::default().user("ann", "a password", &[]).toml(&catalog).start().await;
+    let (first, second) = (town.connect("ann", "a password").await, town.connect("ann", "a password").await);
+    (town, first, second)
+}
+
+/// The first cell of a query's rows, as text.
+async fn cell(connection: &Connection, sql: &str) -> String {
+    let (_, batches) = connection.collect(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let batch = batches.iter().find(|batch| batch.num_rows() > 0).unwrap_or_else(|| panic!("{sql}: no row"));
+    datafusion::arrow::util::display::array_value_to_string(batch.column(0), 0).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_that_a_conflict_ends_is_planned_and_run_again() {
+    let Some(pair) = Pair::start("hot_standby_again", "0").await else { return };
+    let slow = "CREATE VIEW slow AS SELECT id, v, pg_sleep(0.002)::text AS s FROM t WHERE id <= 1000";
+    pair.writer.batch_execute(slow).await.unwrap();
+    pair.caught_up().await;
+    let (town, ann, beside) = town_over(&pair).await;
+    let sql = "SELECT count(*) AS n, sum(v) AS v, count(s) AS s FROM crm.public.slow";
+    let running = tokio::spawn(async move {
+        let result = ann.collect(sql).await;
+        (ann, result)
+    });
+    let works = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'townlake %' AND state = 'active' \
+        AND query LIKE '%slow%' AND query NOT LIKE '%pg_catalog%'";
+    for _ in 0..500 {
+        if pair.standby.admin.query_one(works, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let cut = "SELECT cut FROM system.runtime.queries WHERE sql LIKE '%crm.public.slow' ORDER BY id DESC LIMIT 1";
+    let first = cell(&beside, cut).await;
+    assert!(first.contains("snapshot"), "{first}");
+    pair.take_away().await;
+    let (ann, result) = running.await.unwrap();
+    let (_, batches) = result.unwrap_or_else(|error| panic!("{error:?}\n{}", pair.standby.postgres.log()));
+    let number = |column: usize| batches[0].column(column).as_primitive::<Int64Type>().value(0);
+    assert_eq!((number(0), number(1), number(2)), (1000, 2000, 1000), "of the new moment, whole");
+    let log = pair.standby.postgres.log();
+    assert!(log.contains("conflict with recovery"), "there was no conflict:\n{log}");
+
+    // The cut is that of the run whose rows went out.
+    let last = cell(&beside, cut).await;
+    assert!(last.contains("snapshot") && last != first, "{first} and {last}");
+    let (_, shown) = ann.collect("SHOW CUT").await.unwrap();
+    let shown = datafusion::arrow::util::pretty::pretty_format_batches(&shown).unwrap().to_string();
+    let snapshot = last.split("snapshot ").nth(1).unwrap().split('"').next().unwrap();
+    assert!(shown.contains(snapshot), "{shown} without {snapshot}");
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_whose_rows_have_gone_out_is_not_run_again() {
+    let Some(pair) = Pair::start("hot_standby_rows_out", "0").await else { return };
+    let (town, ann, _) = town_over(&pair).await;
+    // A recursive query runs in the coordinator: its rows go out as they come.
+    let sql = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 3) \
+        SELECT id, v, pad FROM crm.public.t UNION ALL SELECT n, n, 'x' FROM r";
+    let query = ann.query(sql).await.unwrap();
+    let mut rows = ann.rows(&query).await.unwrap();
+    let mut ids = Vec::new();
+    let mut first = true;
+    let failure = loop {
+        match rows.batches.next().await {
+            Some(Ok(batch)) => {
+                let pads = batch.column(2);
+                let read = batch.column(0).as_primitive::<Int64Type>().values().iter().copied();
+                ids.extend(
+                    read.enumerate()
+                        .filter(|(row, _)| {
+                            datafusion::arrow::util::display::array_value_to_string(pads, *row).unwrap() != "x"
+                        })
+                        .map(|(_, id)| id),
+                );
+                if std::mem::take(&mut first) {
+                    pair.take_away().await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+            Some(Err(error)) => break error,
+            None => panic!("{} rows of a moment that is gone", ids.len()),
+        }
+    };
+    assert!(is_retryable(&failure) && failure.is_moment_lost(), "{failure:?}");
+    assert!(failure.hint().unwrap().contains("rows had gone to the client"), "{failure:?}");
+    let distinct: BTreeSet<_> = ids.iter().copied().collect();
+    assert!(distinct.len() == ids.len() && ids.len() < ROWS, "{} rows, {} distinct", ids.len(), distinct.len());
+    drop(rows);
+    town.stop().await;
 }
