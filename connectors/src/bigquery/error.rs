@@ -134,12 +134,15 @@ impl Server {
             .retryable()
     }
 
-    /// The server did not answer in time.
-    pub fn timed_out(&self, doing: &str, seconds: u64) -> Error {
+    /// The server did not answer in time. `setting`: the one that says how long that is, where there is one.
+    pub fn timed_out(&self, doing: &str, seconds: u64, setting: Option<&str>) -> Error {
         let Server { catalog, host } = self;
         let message = format!("catalog {catalog}: BigQuery at {host} did not answer within {seconds} s: {doing}");
         Error::new(ErrorCode::SourceUnavailable, message)
-            .with_hint(format!("see `read_timeout` and `job_timeout` in [catalogs.{catalog}]"))
+            .with_hint(match setting {
+                Some(setting) => format!("the limit is `{setting}` in [catalogs.{catalog}]"),
+                None => "a look-up may take no longer, and no setting changes that: try again".to_string(),
+            })
             .retryable()
     }
 

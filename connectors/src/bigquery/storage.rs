@@ -71,7 +71,7 @@ impl Client {
                 tries += 1;
             }
         };
-        let timed_out = |_| self.storage_server().timed_out(doing, PLANNING_TIME.as_secs());
+        let timed_out = |_| self.storage_server().timed_out(doing, PLANNING_TIME.as_secs(), None);
         let session = timeout(PLANNING_TIME, tried).await.map_err(timed_out)??;
         let google::ReadSession { arrow_schema, streams, estimated_row_count, estimated_total_bytes_scanned, .. } =
             session;
@@ -205,8 +205,8 @@ impl RowStream {
                     },
                 }
             };
-            let came =
-                timeout(silence, step).await.map_err(|_| self.server.timed_out(&self.doing, silence.as_secs()))?;
+            let silent = |_| self.server.timed_out(&self.doing, silence.as_secs(), Some("read_timeout"));
+            let came = timeout(silence, step).await.map_err(silent)?;
             match came? {
                 Ok(None) if !was_open => {}
                 Ok(None) => return Ok(None),
@@ -220,6 +220,12 @@ impl RowStream {
                 Err(status) => return Err(self.server.status(&self.doing, &status)),
             }
         }
+    }
+
+    /// How far it came, for errors.
+    pub fn place(&self) -> String {
+        let name = self.name.rsplit('/').next().unwrap_or_default();
+        format!("in stream {name}, before its row {}", self.offset)
     }
 
     fn piece(&mut self, response: google::ReadRowsResponse) -> Result<Piece> {

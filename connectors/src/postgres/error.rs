@@ -55,10 +55,13 @@ impl Server {
             .retryable()
     }
 
-    /// The server could not be reached in time.
+    /// The server did not let a transaction begin within `connect_timeout`.
     pub fn timed_out(&self, doing: &str) -> Error {
-        let message = format!("catalog {}: Postgres at {} did not answer in time: {doing}", self.catalog, self.host);
-        Error::new(ErrorCode::SourceUnavailable, message).retryable()
+        let Self { catalog, host } = self;
+        let message = format!("catalog {catalog}: Postgres at {host} did not answer in time: {doing}");
+        Error::new(ErrorCode::SourceUnavailable, message)
+            .with_hint(format!("the limit is `connect_timeout` in [catalogs.{catalog}]"))
+            .retryable()
     }
 
     /// Several bytes came that are no answer of a Postgres server to what we asked.
