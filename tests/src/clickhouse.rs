@@ -80,7 +80,8 @@ impl ClickHouse {
         self.url_of("default")
     }
 
-    /// The URL of a user: `default`, `reader` (may change no setting), `cut` (whose answers a limit cuts short as well).
+    /// The URL of a user: `default`, `reader` (may change no setting), `cut` (whose answers a limit cuts short as well),
+    /// `single` (one statement at a time).
     pub fn url_of(&self, user: &str) -> String {
         format!("http://{user}:{PASSWORD}@127.0.0.1:{}/", self.port)
     }
@@ -212,12 +213,14 @@ fn configure(folder: &Path, port: u16, tls_port: u16) {
         "<yandex><profiles><default><max_memory_usage>2000000000</max_memory_usage></default>\
          <reader><readonly>1</readonly></reader>\
          <cut><readonly>1</readonly><max_result_rows>10</max_result_rows><result_overflow_mode>break</result_overflow_mode></cut>\
-         <loose><max_result_rows>10</max_result_rows><result_overflow_mode>break</result_overflow_mode></loose></profiles>\
-         <users>{}{}{}{}</users><quotas><default/></quotas></yandex>",
+         <loose><max_result_rows>10</max_result_rows><result_overflow_mode>break</result_overflow_mode></loose>\
+         <single><max_concurrent_queries_for_user>1</max_concurrent_queries_for_user></single></profiles>\
+         <users>{}{}{}{}{}</users><quotas><default/></quotas></yandex>",
         user("default", "default"),
         user("reader", "reader"),
         user("cut", "cut"),
-        user("loose", "loose")
+        user("loose", "loose"),
+        user("single", "single")
     );
     fs::write(folder.join("config.xml"), config).expect("write the configuration");
     fs::write(folder.join("users.xml"), users).expect("write the users");

@@ -70,6 +70,11 @@ impl Kafka {
         format!("127.0.0.1:{}", self.plain)
     }
 
+    /// The port of it.
+    pub fn port(&self) -> u16 {
+        self.plain
+    }
+
     /// `host:port` of the listener that wants a login: PLAIN or SCRAM, as `reader`.
     pub fn sasl_broker(&self) -> String {
         format!("127.0.0.1:{}", self.sasl)

@@ -202,7 +202,10 @@ impl Client {
     }
 
     fn too_slow(&self, doing: &str) -> Error {
-        let hint = format!("a look-up may take {} s, which no setting changes: see what keeps the server", PLANNING_TIME.as_secs());
+        let hint = format!(
+            "a look-up may take {} s, which no setting changes: see what keeps the server",
+            PLANNING_TIME.as_secs()
+        );
         self.server.timed_out(doing).with_hint(hint)
     }
 
