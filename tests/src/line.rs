@@ -96,7 +96,7 @@ impl Line {
         self.state.open.load(Ordering::SeqCst)
     }
 
-    /// Connections on which we have asked and wait.
+    /// Connections on which we have asked and wait, or that hold what came.
     pub fn waiting(&self) -> usize {
         self.state.waiting.load(Ordering::SeqCst)
     }
@@ -177,6 +177,9 @@ async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, counted: &Count
         let due = state.then.lock().unwrap_or_else(PoisonError::into_inner).take_if(|(at, _)| came >= *at);
         if let Some((_, next)) = due {
             state.mode.send_replace(next);
+        }
+        if *mode.borrow() == Mode::Silent {
+            counted.wait(true); // also in the middle of an answer
         }
         if mode.wait_for(|mode| *mode == Mode::Open).await.is_err() || to.write_all(&bytes[..read]).await.is_err() {
             return;

@@ -91,14 +91,15 @@ impl Server {
         }
     }
 
-    /// The typed error of a gRPC call. `resumed`: how often it was tried again.
+    /// The typed error of a gRPC call.
     pub fn status(&self, doing: &str, status: &Status) -> Error {
         let Server { catalog, host } = self;
         let code = match status.code() {
             Code::NotFound => ErrorCode::TableNotFound,
             Code::PermissionDenied | Code::Unauthenticated => ErrorCode::SourceDenied,
             Code::ResourceExhausted => ErrorCode::ResourceExhausted,
-            Code::Unavailable | Code::DeadlineExceeded | Code::Aborted => ErrorCode::SourceUnavailable,
+            _ if is_broken(status) => ErrorCode::SourceUnavailable,
+            Code::DeadlineExceeded | Code::Aborted => ErrorCode::SourceUnavailable,
             _ => ErrorCode::SourceError,
         };
         let text = status.message();
@@ -111,7 +112,7 @@ impl Server {
         let message = format!("catalog {catalog}: BigQuery at {host} refused to {doing}{told} ({:?})", status.code());
         let error = Error::new(code, message);
         match status.code() {
-            Code::Unavailable | Code::DeadlineExceeded | Code::Aborted => error.retryable(),
+            _ if code == ErrorCode::SourceUnavailable => error.retryable(),
             Code::FailedPrecondition => {
                 error.with_hint("a read session ends after some hours: run the query again").retryable()
             }
@@ -159,6 +160,25 @@ impl Server {
             "read fewer columns, filter on the partition column, or raise `maximum_bytes_billed` in [catalogs.{}]",
             self.catalog
         )
+    }
+}
+
+/// Whether the connection broke under a call, or the server was away: the same call may go on later. Google's clients take the same for it. We
+/// cancel by dropping, so that a cancel that we hear of is our transport's.
+pub(crate) fn is_broken(status: &Status) -> bool {
+    let resets = [
+        "RST_STREAM",
+        "EOS on DATA frame",
+        "h2 protocol error",
+        "stream closed",
+        "Received Rst",
+        "connection error",
+        "transport error",
+    ];
+    match status.code() {
+        Code::Unavailable | Code::Cancelled => true,
+        Code::Internal | Code::Unknown => resets.iter().any(|text| status.message().contains(text)),
+        _ => false,
     }
 }
 

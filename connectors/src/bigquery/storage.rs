@@ -15,7 +15,7 @@ use townlake_proto::bigquery_storage::big_query_read_client::BigQueryReadClient;
 use townlake_proto::bigquery_storage::read_session::{TableModifiers, TableReadOptions};
 
 use super::client::{Client, PLANNING_TIME};
-use super::error::Server;
+use super::error::{Server, is_broken};
 
 /// What is escaped in a routing header: all that Google's own clients escape.
 const ROUTING: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -64,7 +64,7 @@ impl Client {
                     Ok(session) => return Ok(session),
                     Err(status) => status,
                 };
-                if status.code() != Code::Unavailable || tries == TRIES {
+                if !is_broken(&status) || tries == TRIES {
                     return Err(self.storage_server().status(doing, &status));
                 }
                 sleep(PAUSE * 2u32.pow(tries)).await;
@@ -211,7 +211,7 @@ impl RowStream {
                 Ok(None) if !was_open => {}
                 Ok(None) => return Ok(None),
                 Ok(Some(response)) => return self.piece(response).map(Some),
-                Err(status) if can_go_on(&status) && self.failures < TRIES => {
+                Err(status) if is_broken(&status) && self.failures < TRIES => {
                     self.failures += 1;
                     self.incoming = None;
                     tracing::info!(offset = self.offset, code = ?status.code(), "a read stream broke and is resumed");
@@ -238,16 +238,5 @@ impl RowStream {
             self.failures = 0;
         }
         Ok(Piece { rows: row_count, batch, arrow_schema: arrow_schema.map(|schema| schema.serialized_schema) })
-    }
-}
-
-/// Whether the same stream may go on where it ended. Google's clients retry the same: outages, and HTTP/2 streams that were reset.
-fn can_go_on(status: &Status) -> bool {
-    let resets =
-        ["RST_STREAM", "EOS on DATA frame", "h2 protocol error", "stream closed", "Received Rst", "connection error"];
-    match status.code() {
-        Code::Unavailable => true,
-        Code::Internal | Code::Unknown | Code::Cancelled => resets.iter().any(|text| status.message().contains(text)),
-        _ => false,
     }
 }

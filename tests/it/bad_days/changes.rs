@@ -4,22 +4,27 @@ use std::time::Duration;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::arrow::ipc::writer::StreamWriter;
-use futures::TryStreamExt;
 use tonic::Status;
-use townlake_cli::connection::Connection;
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_proto::bigquery_storage as google;
 use townlake_tests::line::Mode;
 
-use super::scene::{BigQuery, InClickHouse, InKafka, InPostgres, Sources, ask, lines, rows, tells_no_secret};
+use super::scene::{BigQuery, InClickHouse, InKafka, InPostgres, Kind, Sources, ask, lines, rows, tells_no_secret};
 use crate::bigquery::mock_google::Step;
+use crate::sources::{connections_of, query, session, typed};
 
-/// Plans `sql`, lets the table change, and reads.
-async fn read_after(ann: &Connection, sql: &str, change: impl AsyncFn()) -> Result<Vec<String>> {
-    let query = ann.query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+/// Looks up a table `t` of a source, lets it change, plans its scan and reads. (The door does all of it when it is read, so that this asks the
+/// connector. Once the scan is planned, Postgres holds the table for us: changes wait.)
+async fn read_after(sources: &Sources, kind: Kind, sql: &str, change: impl AsyncFn()) -> Result<Vec<String>> {
+    let (connections, query) = (connections_of(&sources.catalogs()), query());
+    let session = session(&query, &connections, 2);
+    let schema = if kind == InPostgres { "public" } else { "big" };
+    let table = connections.source(kind.catalog()).unwrap().table(&query, schema, "t").await?;
+    session.register_table("t", table.expect("the table is there")).unwrap();
+    let planned = session.sql(sql).await.map_err(typed)?;
     change().await;
-    let rows = ann.rows(&query).await?;
-    let batches: Vec<_> = rows.batches.try_collect().await?;
+    let plan = planned.create_physical_plan().await.map_err(typed)?;
+    let batches = datafusion::physical_plan::collect(plan, session.task_ctx()).await.map_err(typed)?;
     Ok(lines(&batches))
 }
 
@@ -40,39 +45,46 @@ async fn a_column_that_is_dropped_or_changed_between_planning_and_reading_is_tol
     let make =
         "DROP TABLE IF EXISTS t; CREATE TABLE t AS SELECT i::int8 AS id, 'n' || i AS note FROM generate_series(1, 9) i";
     let in_postgres = async |sql: &str| admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
-    let all = "SELECT id, note FROM pg.public.t WHERE note LIKE '%7'";
+    let all = "SELECT id, note FROM t WHERE note LIKE '%7'";
 
     in_postgres(make).await;
-    let found = read_after(&ann, all, async || in_postgres("ALTER TABLE t DROP COLUMN note").await).await;
+    let found =
+        read_after(&sources, InPostgres, all, async || in_postgres("ALTER TABLE t DROP COLUMN note").await).await;
     told(found, ErrorCode::ColumnNotFound, &["catalog pg", "public.t", "note"]);
     // Another type is cast to the planned one where that is possible, and an error where not.
     in_postgres(make).await;
-    let found =
-        read_after(&ann, all, async || in_postgres("ALTER TABLE t ALTER note TYPE bytea USING 'x7'").await).await;
+    let found = read_after(&sources, InPostgres, all, async || {
+        in_postgres("ALTER TABLE t ALTER note TYPE bytea USING 'x7'").await
+    })
+    .await;
     assert!(found.as_ref().is_ok_and(|rows| rows.iter().all(|row| !row.contains("n7"))) || found.is_err(), "{found:?}");
     in_postgres(make).await;
     let words = "ALTER TABLE t ALTER id TYPE text USING 'hunter2 ' || id";
-    let error =
-        told(read_after(&ann, all, async || in_postgres(words).await).await, ErrorCode::SourceError, &["public.t"]);
+    let error = told(
+        read_after(&sources, InPostgres, all, async || in_postgres(words).await).await,
+        ErrorCode::SourceError,
+        &["public.t"],
+    );
     assert!(error.message().contains("22P02"), "{error:?}");
 
+    let run = async |sql: &str| drop(sources.clickhouse.run(sql).await);
     let make = async || {
         for sql in [
             "DROP TABLE IF EXISTS big.t",
             "CREATE TABLE big.t (id Int64, note String) ENGINE = MergeTree ORDER BY tuple()",
             "INSERT INTO big.t SELECT toInt64(number), concat('n', toString(number)) FROM numbers(9)",
         ] {
-            sources.clickhouse.run(sql).await;
+            run(sql).await;
         }
     };
-    let all = "SELECT id, note FROM ch.big.t WHERE note LIKE '%7'";
+    let all = "SELECT id, note FROM t WHERE note LIKE '%7'";
     make().await;
     let drop = "ALTER TABLE big.t DROP COLUMN note";
-    let found = read_after(&ann, all, async || drop_of(&sources, drop).await).await;
+    let found = read_after(&sources, InClickHouse, all, async || run(drop).await).await;
     told(found, ErrorCode::ColumnNotFound, &["catalog ch", "big.t"]);
     make().await;
     let change = "ALTER TABLE big.t MODIFY COLUMN id String";
-    let found = read_after(&ann, all, async || drop_of(&sources, change).await).await;
+    let found = read_after(&sources, InClickHouse, all, async || run(change).await).await;
     assert_eq!(found.unwrap(), ["7 n7"], "text that is a number is cast to the planned type");
 
     // Of the mock: the session was planned as INT64, and text comes.
@@ -93,10 +105,6 @@ async fn a_column_that_is_dropped_or_changed_between_planning_and_reading_is_tol
     let error = told(found, ErrorCode::DataCorrupt, &["column bq.d.t.id", "comes as Utf8, not Int64", "stream 1"]);
     assert!(error.hint().is_some_and(|hint| hint.contains("changed meanwhile")), "{error:?}");
     town.stop().await;
-}
-
-async fn drop_of(sources: &Sources, sql: &str) {
-    sources.clickhouse.run(sql).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

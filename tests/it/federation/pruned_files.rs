@@ -22,9 +22,21 @@ async fn scanned(ann: &Connection) -> [u64; 2] {
     let scan = text.lines().find(|line| line.contains("bytes_scanned=")).unwrap_or_else(|| panic!("{text}"));
     ["output_rows=", "bytes_scanned="].map(|name| {
         let value = scan.split(name).nth(1).unwrap_or_else(|| panic!("{name} in {scan}"));
-        let digits: String = value.chars().take_while(char::is_ascii_digit).collect();
-        digits.parse().unwrap_or_else(|_| panic!("{name} is no number in {scan}"))
+        counted(value).unwrap_or_else(|| panic!("{name} is no number in {scan}"))
     })
+}
+
+/// A count as people read it: `160.0 K`, `163.5 M`.
+fn counted(text: &str) -> Option<u64> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let (digits, rest) = text.split_at(end);
+    let unit = match rest.trim_start().chars().next()? {
+        'K' => 1e3,
+        'M' => 1e6,
+        'G' | 'B' => 1e9,
+        _ => 1.0,
+    };
+    Some((digits.parse::<f64>().ok()? * unit) as u64)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
