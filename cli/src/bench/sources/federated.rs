@@ -145,10 +145,18 @@ fn shown(rows: &[RecordBatch]) -> Result<String> {
 async fn wire_bytes(bed: &Bed, sql: &str) -> Result<u64> {
     let (_, rows) = bed.connection.collect(&format!("EXPLAIN ANALYZE {sql}")).await?;
     let table = pretty_format_batches(&rows).map_err(|e| Error::internal("a plan cannot be shown").with_source(e))?;
+    // As people read it: `1.5 M`.
     let of = |line: &str| {
-        let digits = line.split("bytes_read=").nth(1)?;
-        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-        digits.get(..end)?.parse::<u64>().ok()
+        let text = line.split("bytes_read=").nth(1)?;
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (digits, rest) = text.split_at_checked(end)?;
+        let unit = match rest.trim_start().chars().next() {
+            Some('K') => 1e3,
+            Some('M') => 1e6,
+            Some('G' | 'B') => 1e9,
+            _ => 1.0,
+        };
+        Some((digits.parse::<f64>().ok()? * unit) as u64)
     };
     Ok(table.to_string().lines().filter(|line| line.contains("PostgresScanExec")).filter_map(of).sum())
 }
