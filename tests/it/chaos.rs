@@ -4,7 +4,7 @@
 mod cancel;
 mod coordinator;
 mod etcd;
-mod executors;
+pub(crate) mod executors;
 mod memory;
 mod writes;
 

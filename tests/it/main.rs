@@ -1,6 +1,7 @@
 //! End to end: every test of the cluster and of the real servers, in one binary.
 
 mod access;
+mod bad_days;
 mod bigquery;
 mod chaos;
 mod clickhouse;
@@ -12,6 +13,7 @@ mod membership;
 mod nodes;
 mod postgres;
 mod pushed;
+mod random_conditions;
 mod random_statements;
 mod shell;
 mod slt;

@@ -43,7 +43,7 @@ pub struct BedSpec {
     /// Whether there are the four sources of the demo of five systems, a Postgres among them.
     pub federation: bool,
     /// Further lines of every node's configuration.
-    pub toml: &'static str,
+    pub toml: String,
 }
 
 impl Default for BedSpec {
@@ -55,7 +55,7 @@ impl Default for BedSpec {
             scale: 0.05,
             postgres: false,
             federation: false,
-            toml: "",
+            toml: String::new(),
         }
     }
 }
@@ -133,7 +133,7 @@ impl TestBed {
         let etcd = Etcd::start(folder.path()).await.expect("start etcd");
         let mut sections = sections(folder.path(), &spec, postgres.as_ref());
         sections.extend(sources.as_ref().map(|sources| sources.sections(USER)));
-        sections.push_str(spec.toml);
+        sections.push_str(&spec.toml);
         let cluster = Cluster::start(ClusterSpec {
             binary: binary(),
             folder: folder.path().to_path_buf(),

@@ -5,28 +5,28 @@ use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use townlake_cli::local::program_of;
+use townlake_cli::local::{Process, bigquery, program_of};
 
-use crate::server::{free_port, shared, skip, stop};
+use crate::server::{free_port, shared, skip};
 
 /// What has Google's client do things.
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/servers/bigquery_client.py");
 /// How long it may take to end.
 const GRACE: Duration = Duration::from_secs(3);
 /// The project of all tests.
-pub const PROJECT: &str = "town";
+pub const PROJECT: &str = bigquery::PROJECT;
 
 static SHARED: Mutex<Weak<BigQuery>> = Mutex::new(Weak::new());
 
-/// A running emulator. Dropped, also by a failing test, it is killed by its process id and its folder removed.
+/// A running emulator. Dropped, also by a failing test, it is stopped by its process id and its folder removed.
 pub struct BigQuery {
-    server: Mutex<Child>,
+    server: Mutex<Process>,
     folder: tempfile::TempDir,
     rest: u16,
     grpc: u16,
@@ -36,7 +36,7 @@ impl BigQuery {
     /// An emulator of one's own; `None` (and a line on standard error) where it is not installed, unless
     /// `TOWNLAKE_REQUIRE_SERVERS` is set. Panics when it is installed and does not start.
     pub fn start(test: &str) -> Option<Self> {
-        let program = program("bqemulator");
+        let program = bigquery::binary();
         if !program.exists() {
             return skip(test, &program.display().to_string());
         }
@@ -55,11 +55,7 @@ impl BigQuery {
 
     /// The keys of `[catalogs.<name>]` that lead here.
     pub fn keys(&self) -> String {
-        format!(
-            "type = \"bigquery\"\nproject = \"{PROJECT}\"\nemulator_rest = \"http://127.0.0.1:{}\"\n\
-             emulator_grpc = \"http://127.0.0.1:{}\"\n",
-            self.rest, self.grpc
-        )
+        bigquery::keys(self.rest, self.grpc)
     }
 
     /// The port of REST.
@@ -91,16 +87,16 @@ impl BigQuery {
 
     /// Stops the server, as an administrator would in a hurry.
     pub fn stop(&self) {
-        stop(&mut self.server(), Signal::SIGTERM, GRACE);
+        self.server().stop();
     }
 
-    fn server(&self) -> MutexGuard<'_, Child> {
+    fn server(&self) -> MutexGuard<'_, Process> {
         self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The end of what it logged.
     pub fn log(&self) -> String {
-        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let log = fs::read_to_string(self.folder.path().join("bigquery.log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
@@ -111,17 +107,11 @@ impl BigQuery {
             if [self.rest, self.grpc].iter().all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok()) {
                 return;
             }
-            let ended = self.server().try_wait().ok().flatten();
+            let ended = self.server().ended();
             assert!(ended.is_none(), "the emulator ended at once ({ended:?}):\n{}", self.log());
             std::thread::sleep(Duration::from_millis(100));
         }
         panic!("the emulator does not get ready:\n{}", self.log());
-    }
-}
-
-impl Drop for BigQuery {
-    fn drop(&mut self) {
-        stop(&mut self.server(), Signal::SIGTERM, GRACE);
     }
 }
 
@@ -130,10 +120,6 @@ fn program(name: &str) -> PathBuf {
     program_of("venv-bigquery", name)
 }
 
-fn launch(folder: &Path, rest: u16, grpc: u16) -> Child {
-    let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("open the log");
-    let mut server = Command::new(program("bqemulator"));
-    server.args(["start", "--project", PROJECT, "--log-level", "warning", "--rest-port"]).arg(rest.to_string());
-    server.arg("--grpc-port").arg(grpc.to_string()).current_dir(folder).stdin(Stdio::null());
-    server.stdout(log.try_clone().expect("the log")).stderr(log).spawn().expect("start the emulator")
+fn launch(folder: &Path, rest: u16, grpc: u16) -> Process {
+    bigquery::launch(folder, rest, grpc).expect("start the emulator").with_stop(Signal::SIGTERM, GRACE)
 }

@@ -3,17 +3,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use townlake_cli::local::program_of;
+use townlake_cli::local::clickhouse::{self, User};
+use townlake_cli::local::{Process, command, program_of};
 
-use crate::server::{free_port, shared, skip, stop};
+use crate::server::{free_port, shared, skip};
 
-/// Where Debian keeps the server.
-const SERVER: &str = "/usr/sbin/clickhouse-server";
 /// The front of the embedded engine.
 const FRONT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/servers/chdb_http.py");
 /// How long it may take to end.
@@ -36,7 +35,7 @@ static SHARED: [Mutex<Weak<ClickHouse>>; 2] = [const { Mutex::new(Weak::new()) }
 pub struct ClickHouse {
     /// Which it is.
     pub engine: Engine,
-    server: Mutex<Child>,
+    server: Mutex<Process>,
     folder: tempfile::TempDir,
     port: u16,
     tls_port: u16,
@@ -47,7 +46,7 @@ impl ClickHouse {
     /// `TOWNLAKE_REQUIRE_SERVERS` is set. Panics when it is installed and does not start.
     pub fn start(engine: Engine, test: &str) -> Option<Self> {
         let program = match engine {
-            Engine::Old => PathBuf::from(SERVER),
+            Engine::Old => clickhouse::binary().unwrap_or_else(|| PathBuf::from("clickhouse-server")),
             Engine::Modern => python(),
         };
         if !program.exists() {
@@ -80,7 +79,8 @@ impl ClickHouse {
         self.url_of("default")
     }
 
-    /// The URL of a user: `default`, `reader` (may change no setting), `cut` (whose answers a limit cuts short as well).
+    /// The URL of a user: `default`, `reader` (may change no setting), `cut` (whose answers a limit cuts short as well),
+    /// `single` (one statement at a time).
     pub fn url_of(&self, user: &str) -> String {
         format!("http://{user}:{PASSWORD}@127.0.0.1:{}/", self.port)
     }
@@ -113,24 +113,24 @@ impl ClickHouse {
 
     /// Stops the server, as an administrator would in a hurry.
     pub fn stop(&self) {
-        stop(&mut self.server(), Signal::SIGTERM, GRACE);
+        self.server().stop();
     }
 
     /// Starts it again, on the same port and data.
     pub fn restart(&self) {
         let mut server = self.server();
-        stop(&mut server, Signal::SIGTERM, GRACE);
+        server.stop();
         *server = launch(self.engine, self.folder.path(), self.port);
         drop(server);
         self.wait_until_ready();
     }
 
-    fn server(&self) -> MutexGuard<'_, Child> {
+    fn server(&self) -> MutexGuard<'_, Process> {
         self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        fs::read_to_string(self.folder.path().join("clickhouse.log")).unwrap_or_default()
     }
 
     fn wait_until_ready(&self) {
@@ -139,17 +139,11 @@ impl ClickHouse {
             if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
                 return;
             }
-            let ended = self.server().try_wait().ok().flatten();
+            let ended = self.server().ended();
             assert!(ended.is_none(), "ClickHouse ended at once ({ended:?}):\n{}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }
         panic!("ClickHouse does not get ready:\n{}", self.log());
-    }
-}
-
-impl Drop for ClickHouse {
-    fn drop(&mut self) {
-        stop(&mut self.server(), Signal::SIGTERM, GRACE);
     }
 }
 
@@ -173,12 +167,6 @@ fn make_certificate(folder: &Path) {
 }
 
 fn configure(folder: &Path, port: u16, tls_port: u16) {
-    let (tcp, interserver) = (free_port(), free_port());
-    let path = |name: &str| {
-        let path = folder.join(name);
-        fs::create_dir_all(&path).expect("create a folder of the server");
-        format!("{}/", path.display())
-    };
     let tls = if folder.join("server.crt").exists() {
         format!(
             "<https_port>{tls_port}</https_port><openSSL><server><certificateFile>{0}/server.crt</certificateFile>\
@@ -189,54 +177,27 @@ fn configure(folder: &Path, port: u16, tls_port: u16) {
     } else {
         String::new()
     };
-    let config = format!(
-        "<yandex>{tls}<logger><level>warning</level><console>1</console></logger>\
-         <http_port>{port}</http_port><tcp_port>{tcp}</tcp_port><interserver_http_port>{interserver}</interserver_http_port>\
-         <listen_host>127.0.0.1</listen_host><timezone>UTC</timezone>\
-         <path>{}</path><tmp_path>{}</tmp_path><user_files_path>{}</user_files_path><format_schema_path>{}</format_schema_path>\
-         <users_config>users.xml</users_config><default_profile>default</default_profile>\
-         <default_database>default</default_database><mark_cache_size>67108864</mark_cache_size>\
-         <max_concurrent_queries>50</max_concurrent_queries></yandex>",
-        path("data"),
-        path("tmp"),
-        path("files"),
-        path("schemas")
-    );
-    let user = |name: &str, profile: &str| {
-        format!(
-            "<{name}><password>{PASSWORD}</password><networks><ip>127.0.0.1</ip></networks><profile>{profile}</profile>\
-             <quota>default</quota></{name}>"
-        )
-    };
-    let users = format!(
-        "<yandex><profiles><default><max_memory_usage>2000000000</max_memory_usage></default>\
-         <reader><readonly>1</readonly></reader>\
-         <cut><readonly>1</readonly><max_result_rows>10</max_result_rows><result_overflow_mode>break</result_overflow_mode></cut>\
-         <loose><max_result_rows>10</max_result_rows><result_overflow_mode>break</result_overflow_mode></loose></profiles>\
-         <users>{}{}{}{}</users><quotas><default/></quotas></yandex>",
-        user("default", "default"),
-        user("reader", "reader"),
-        user("cut", "cut"),
-        user("loose", "loose")
-    );
-    fs::write(folder.join("config.xml"), config).expect("write the configuration");
-    fs::write(folder.join("users.xml"), users).expect("write the users");
+    let more = format!("{tls}<max_concurrent_queries>50</max_concurrent_queries>");
+    let users = ["default", "reader", "cut", "loose", "single"];
+    let users = users.map(|name| User { name, password: PASSWORD, profile: name });
+    clickhouse::configure(folder, port, &more, PROFILES, &users).expect("write the configuration");
 }
 
-fn launch(engine: Engine, folder: &Path, port: u16) -> Child {
-    let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("open the log");
-    let mut server = match engine {
-        Engine::Old => {
-            let mut server = Command::new(SERVER);
-            server.arg(format!("--config-file={}", folder.join("config.xml").display()));
-            server
-        }
+/// Of each user its own.
+const PROFILES: &str = "<default><max_memory_usage>2000000000</max_memory_usage></default>\
+    <reader><readonly>1</readonly></reader>\
+    <cut><readonly>1</readonly><max_result_rows>10</max_result_rows><result_overflow_mode>break</result_overflow_mode></cut>\
+    <loose><max_result_rows>10</max_result_rows><result_overflow_mode>break</result_overflow_mode></loose>\
+    <single><max_concurrent_queries_for_user>1</max_concurrent_queries_for_user></single>";
+
+fn launch(engine: Engine, folder: &Path, port: u16) -> Process {
+    let server = match engine {
+        Engine::Old => clickhouse::launch(folder),
         Engine::Modern => {
-            let mut server = Command::new(python());
-            server.arg(FRONT).arg(port.to_string()).arg(folder.join("data"));
-            server
+            let mut server = command(&python(), Signal::SIGTERM);
+            server.arg(FRONT).arg(port.to_string()).arg(folder.join("data")).current_dir(folder);
+            Process::start("clickhouse", server, folder)
         }
     };
-    server.current_dir(folder).stdin(Stdio::null()).stdout(log.try_clone().expect("the log")).stderr(log);
-    server.spawn().expect("start ClickHouse")
+    server.expect("start ClickHouse").with_stop(Signal::SIGTERM, GRACE)
 }

@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use townlake_cli::local::fetched;
+use nix::sys::signal::Signal;
+use townlake_cli::local::kafka::{self, Listener};
+use townlake_cli::local::{Process, fetched};
 
 use crate::server::{free_port, shared, skip};
 
@@ -20,9 +22,8 @@ static SHARED: Mutex<Weak<Kafka>> = Mutex::new(Weak::new());
 
 /// A running broker. Dropped, also by a failing test, it is killed by its process id and its folder removed.
 pub struct Kafka {
-    server: Mutex<Child>,
+    server: Mutex<Process>,
     folder: tempfile::TempDir,
-    jars: PathBuf,
     python: PathBuf,
     plain: u16,
     sasl: u16,
@@ -39,7 +40,7 @@ impl Kafka {
 
     /// The same, with further lines of its settings.
     pub fn start_with(test: &str, settings: &str) -> Option<Self> {
-        let jars = fetched("TOWNLAKE_KAFKA", "kafka");
+        let jars = kafka::jars();
         let python = fetched("TOWNLAKE_VENV", "venv").join("bin/python");
         let has_client = || {
             let check = Command::new(&python).args(["-c", "import confluent_kafka"]).stderr(Stdio::null()).status();
@@ -52,10 +53,10 @@ impl Kafka {
         let folder = tempfile::Builder::new().prefix("townlake-kafka-").tempdir().expect("a temporary folder");
         let [plain, sasl, tls, mutual, controller] = [(); 5].map(|()| free_port());
         make_certificates(folder.path());
-        write_settings(folder.path(), [plain, sasl, tls, mutual, controller], settings);
-        format(&jars, folder.path());
-        let server = Mutex::new(launch(&jars, folder.path()));
-        let kafka = Self { server, folder, jars, python, plain, sasl, tls, mutual };
+        configure(folder.path(), [plain, sasl, tls, mutual, controller], settings);
+        format(folder.path());
+        let server = Mutex::new(launch(folder.path()));
+        let kafka = Self { server, folder, python, plain, sasl, tls, mutual };
         kafka.wait_until_ready();
         Some(kafka)
     }
@@ -68,6 +69,11 @@ impl Kafka {
     /// `host:port` of the listener without login.
     pub fn broker(&self) -> String {
         format!("127.0.0.1:{}", self.plain)
+    }
+
+    /// The port of it.
+    pub fn port(&self) -> u16 {
+        self.plain
     }
 
     /// `host:port` of the listener that wants a login: PLAIN or SCRAM, as `reader`.
@@ -105,7 +111,7 @@ impl Kafka {
 
     /// Writes lines into a topic with Kafka's own client, packed by `codec`.
     pub fn java_producer(&self, topic: &str, codec: &str, lines: &str) {
-        let mut command = java(&self.jars, self.folder.path());
+        let mut command = kafka::java(self.folder.path());
         command.args([
             "org.apache.kafka.tools.ConsoleProducer",
             "--bootstrap-server",
@@ -125,19 +131,19 @@ impl Kafka {
 
     /// Kills the broker.
     pub fn stop(&self) {
-        stop(&mut self.server());
+        self.server().kill();
     }
 
     /// Starts it again, on the same ports and data.
     pub fn restart(&self) {
         let mut server = self.server();
-        stop(&mut server);
-        *server = launch(&self.jars, self.folder.path());
+        server.kill();
+        *server = launch(self.folder.path());
         drop(server);
         self.wait_until_ready();
     }
 
-    fn server(&self) -> MutexGuard<'_, Child> {
+    fn server(&self) -> MutexGuard<'_, Process> {
         self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -149,7 +155,7 @@ impl Kafka {
             {
                 return;
             }
-            let ended = self.server().try_wait().ok().flatten();
+            let ended = self.server().ended();
             assert!(ended.is_none(), "Kafka ended at once ({ended:?}):\n{}", self.log());
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -157,13 +163,7 @@ impl Kafka {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Kafka {
-    fn drop(&mut self) {
-        stop(&mut self.server());
+        fs::read_to_string(self.folder.path().join("kafka.log")).unwrap_or_default()
     }
 }
 
@@ -184,35 +184,22 @@ def producer(**config):
     return Producer(settings)
 ";
 
-fn stop(server: &mut Child) {
-    let _ = server.kill();
-    let _ = server.wait();
+fn format(folder: &Path) {
+    let scram = |mechanism| ["--add-scram".to_string(), format!("{mechanism}=[name=reader,password={PASSWORD}]")];
+    let logins = ["SCRAM-SHA-256", "SCRAM-SHA-512"].map(scram).concat();
+    let mut format = kafka::format(folder, &logins).expect("run Kafka's StorageTool");
+    let status = loop {
+        match format.ended() {
+            Some(status) => break status,
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    assert!(status.success(), "{}", fs::read_to_string(format.log()).unwrap_or_default());
 }
 
-fn java(jars: &Path, folder: &Path) -> Command {
-    let mut command = Command::new("java");
-    command.args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
-    command.arg(format!("-Dlog4j2.configurationFile={}", folder.join("log4j2.xml").display()));
-    command.arg("-cp").arg(jars.join("*")).current_dir(folder).stdin(Stdio::null());
-    command
-}
-
-fn format(jars: &Path, folder: &Path) {
-    let mut format = java(jars, folder);
-    format.args(["kafka.tools.StorageTool", "format", "-t", "dG93bmxha2UtdGVzdHMtMQ", "-c", "server.properties"]);
-    for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
-        format.arg("--add-scram").arg(format!("{mechanism}=[name=reader,password={PASSWORD}]"));
-    }
-    let output = format.output().expect("run Kafka's StorageTool");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-}
-
-fn launch(jars: &Path, folder: &Path) -> Child {
-    let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("open the log");
-    let also = log.try_clone().expect("the log twice");
-    let mut server = java(jars, folder);
-    server.args(["kafka.Kafka", "server.properties"]).stdout(also).stderr(log).spawn().expect("start Kafka")
+/// It is killed when nobody wants it any more.
+fn launch(folder: &Path) -> Process {
+    kafka::launch(folder).expect("start Kafka").with_stop(Signal::SIGKILL, Duration::from_secs(5))
 }
 
 /// An authority, and certificates of the broker and of a client, each as Kafka and as we take it.
@@ -236,34 +223,30 @@ fn make_certificates(folder: &Path) {
     fs::write(folder.join("server.pem"), both).expect("write the broker's certificate");
 }
 
-fn write_settings(folder: &Path, ports: [u16; 5], more: &str) {
+fn configure(folder: &Path, ports: [u16; 5], more: &str) {
     let [plain, sasl, tls, mutual, controller] = ports;
     let plain_login = "org.apache.kafka.common.security.plain.PlainLoginModule required";
     let scram_login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
     let settings = format!(
-        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-         listeners=OPEN://127.0.0.1:{plain},LOGIN://127.0.0.1:{sasl},\
-         SECURE://127.0.0.1:{tls},MUTUAL://127.0.0.1:{mutual},CONTROLLER://127.0.0.1:{controller}\n\
-         listener.security.protocol.map=CONTROLLER:PLAINTEXT,OPEN:PLAINTEXT,LOGIN:SASL_PLAINTEXT,\
-         SECURE:SSL,MUTUAL:SSL\nssl.keystore.type=PEM\nssl.keystore.location={folder}/server.pem\n\
+        "ssl.keystore.type=PEM\nssl.keystore.location={folder}/server.pem\n\
          ssl.truststore.type=PEM\nssl.truststore.location={folder}/ca.crt\n\
          listener.name.mutual.ssl.client.auth=required\n\
-         controller.listener.names=CONTROLLER\ninter.broker.listener.name=OPEN\nlog.dirs={folder}/data\n\
          sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
          listener.name.login.plain.sasl.jaas.config={plain_login} user_reader=\"{PASSWORD}\";\n\
          listener.name.login.scram-sha-256.sasl.jaas.config={scram_login}\n\
          listener.name.login.scram-sha-512.sasl.jaas.config={scram_login}\n\
-         offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n\
-         transaction.state.log.min.isr=1\noffsets.topic.num.partitions=1\ntransaction.state.log.num.partitions=1\n\
-         group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n\
+         offsets.topic.num.partitions=1\ntransaction.state.log.num.partitions=1\n\
+         group.initial.rebalance.delay.ms=0\n\
          log.cleaner.backoff.ms=100\nlog.cleaner.min.compaction.lag.ms=0\nlog.retention.check.interval.ms=500\n\
          log.initial.task.delay.ms=100\n{more}",
         folder = folder.display()
     );
-    fs::write(folder.join("server.properties"), settings).expect("write the settings");
-    let mut log = fs::File::create(folder.join("log4j2.xml")).expect("write the settings of the log");
-    let appender = "<Console name=\"C\"><PatternLayout pattern=\"%d %p %m (%c)%n\"/></Console>";
-    let root = "<Root level=\"warn\"><AppenderRef ref=\"C\"/></Root>";
-    let text = format!("<Configuration><Appenders>{appender}</Appenders><Loggers>{root}</Loggers></Configuration>");
-    log.write_all(text.as_bytes()).expect("write the settings of the log");
+    let listener = |name, port, protocol| Listener { name, port, protocol };
+    let listeners = [
+        listener("OPEN", plain, "PLAINTEXT"),
+        listener("LOGIN", sasl, "SASL_PLAINTEXT"),
+        listener("SECURE", tls, "SSL"),
+        listener("MUTUAL", mutual, "SSL"),
+    ];
+    kafka::configure(folder, &listeners, controller, &settings).expect("write the settings");
 }

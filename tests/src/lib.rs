@@ -4,6 +4,7 @@ pub mod bed;
 pub mod bigquery;
 pub mod clickhouse;
 pub mod kafka;
+pub mod line;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod registry;

@@ -16,6 +16,7 @@ use crate::args::{ConnectArgs, DemoArgs};
 use crate::node::until_stopped;
 use crate::tpch::Table;
 
+pub(crate) use sources::fill_clickhouse;
 pub use sources::{PLACES, Sources};
 
 /// The one user of a demo.

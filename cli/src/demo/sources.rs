@@ -136,29 +136,10 @@ impl Sources {
     }
 
     async fn load_clickhouse(&self, scale: f64) -> Result<()> {
-        /// Rows of one INSERT: each becomes a part on disk.
-        const ROWS: usize = 100_000;
         self.clickhouse.run("CREATE DATABASE tpch", String::new()).await?;
         for (table, definition) in CLICKHOUSE_TABLES {
             self.clickhouse.run(definition, String::new()).await?;
-            let insert = format!("INSERT INTO tpch.{table} FORMAT CSV");
-            let (mut text, mut rows) = (Vec::new(), 0);
-            for batch in table.batches(scale) {
-                let batch = batch.map_err(unwritten)?;
-                rows += batch.num_rows();
-                arrow::csv::WriterBuilder::new()
-                    .with_header(false)
-                    .build(&mut text)
-                    .write(&batch)
-                    .map_err(unwritten)?;
-                if rows >= ROWS {
-                    self.clickhouse.run(&insert, utf8(std::mem::take(&mut text))?).await?;
-                    rows = 0;
-                }
-            }
-            if rows > 0 {
-                self.clickhouse.run(&insert, utf8(text)?).await?;
-            }
+            fill_clickhouse(&self.clickhouse, table, scale).await?;
         }
         Ok(())
     }
@@ -186,6 +167,27 @@ impl Sources {
         }
         Ok(())
     }
+}
+
+/// The rows of a table into `tpch.<table>`.
+pub(crate) async fn fill_clickhouse(clickhouse: &ClickHouse, table: Table, scale: f64) -> Result<()> {
+    /// Rows of one INSERT: each becomes a part on disk.
+    const ROWS: usize = 100_000;
+    let insert = format!("INSERT INTO tpch.{table} FORMAT CSV");
+    let (mut text, mut rows) = (Vec::new(), 0);
+    for batch in table.batches(scale) {
+        let batch = batch.map_err(unwritten)?;
+        rows += batch.num_rows();
+        arrow::csv::WriterBuilder::new().with_header(false).build(&mut text).write(&batch).map_err(unwritten)?;
+        if rows >= ROWS {
+            clickhouse.run(&insert, utf8(std::mem::take(&mut text))?).await?;
+            rows = 0;
+        }
+    }
+    if rows > 0 {
+        clickhouse.run(&insert, utf8(text)?).await?;
+    }
+    Ok(())
 }
 
 /// The rows as objects of JSON, one a line, each with an end.

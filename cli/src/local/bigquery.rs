@@ -35,11 +35,7 @@ impl BigQueryEmulator {
                 .with_hint("`make demo-federation` installs it"));
         }
         let (rest, grpc) = (free_port()?, free_port()?);
-        let mut server = command(&binary(), Signal::SIGTERM);
-        server.args(["start", "--project", PROJECT, "--log-level", "warning", "--rest-port", &rest.to_string()]);
-        // It keeps uploads among temporary files, and leaves them there.
-        server.args(["--grpc-port", &grpc.to_string()]).current_dir(folder).env("TMPDIR", folder);
-        let process = Process::start("bigquery", server, folder)?;
+        let process = launch(folder, rest, grpc)?;
         let mut emulator = Self { process, rest, grpc };
         let listens = |port| async move { TcpStream::connect(("127.0.0.1", port)).await.is_ok() };
         let ready = || async { listens(rest).await && listens(grpc).await };
@@ -49,11 +45,7 @@ impl BigQueryEmulator {
 
     /// The keys of a catalog that leads here, in TOML.
     pub fn keys(&self) -> String {
-        format!(
-            "type = \"bigquery\"\nproject = \"{PROJECT}\"\nemulator_rest = \"http://127.0.0.1:{}\"\n\
-             emulator_grpc = \"http://127.0.0.1:{}\"\n",
-            self.rest, self.grpc
-        )
+        keys(self.rest, self.grpc)
     }
 
     /// Makes a dataset.
@@ -88,6 +80,24 @@ impl BigQueryEmulator {
     }
 }
 
-fn binary() -> PathBuf {
+/// Starts an emulator with its files in `folder`.
+pub fn launch(folder: &Path, rest: u16, grpc: u16) -> Result<Process> {
+    let mut server = command(&binary(), Signal::SIGTERM);
+    server.args(["start", "--project", PROJECT, "--log-level", "warning", "--rest-port", &rest.to_string()]);
+    // It keeps uploads among temporary files, and leaves them there.
+    server.args(["--grpc-port", &grpc.to_string()]).current_dir(folder).env("TMPDIR", folder);
+    Process::start("bigquery", server, folder)
+}
+
+/// The keys of a catalog that leads to an emulator, in TOML.
+pub fn keys(rest: u16, grpc: u16) -> String {
+    format!(
+        "type = \"bigquery\"\nproject = \"{PROJECT}\"\nemulator_rest = \"http://127.0.0.1:{rest}\"\n\
+         emulator_grpc = \"http://127.0.0.1:{grpc}\"\n"
+    )
+}
+
+/// The emulator's program; it is there or not.
+pub fn binary() -> PathBuf {
     program_of("venv-bigquery", "bqemulator")
 }

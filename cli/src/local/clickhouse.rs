@@ -8,6 +8,11 @@ use townlake_common::{Error, ErrorCode, Result};
 
 use super::process::{Process, command, find_program, free_port, random_password, write_private};
 
+/// Each statement is in `system.query_log`, half a second later.
+const QUERY_LOG: &str = "<query_log><database>system</database><table>query_log</table>\
+    <flush_interval_milliseconds>500</flush_interval_milliseconds></query_log>";
+const PROFILE: &str = "<default><max_memory_usage>2000000000</max_memory_usage><log_queries>1</log_queries><log_query_threads>0</log_query_threads></default>";
+
 /// A running ClickHouse server.
 pub struct ClickHouse {
     /// The process.
@@ -24,16 +29,11 @@ impl ClickHouse {
 
     /// Starts a server with its data in `<folder>/clickhouse` and waits until it answers.
     pub async fn start(folder: &Path) -> Result<Self> {
-        let binary = binary().ok_or_else(|| {
-            Error::new(ErrorCode::ConfigInvalid, "no ClickHouse server is installed")
-                .with_hint("apt-get install clickhouse-server")
-        })?;
         let folder = folder.join("clickhouse");
         let (port, password) = (free_port()?, random_password());
-        configure(&folder, port, &password)?;
-        let mut server = command(&binary, Signal::SIGTERM);
-        server.arg(format!("--config-file={}", folder.join("config.xml").display())).current_dir(&folder);
-        let process = Process::start("clickhouse", server, &folder)?;
+        let users = [User { name: "default", password: &password, profile: "default" }];
+        configure(&folder, port, QUERY_LOG, PROFILE, &users)?;
+        let process = launch(&folder)?;
         let mut clickhouse = Self { process, port, password };
         let ping = format!("http://127.0.0.1:{port}/ping");
         let answers = || async { reqwest::get(&ping).await.is_ok_and(|answer| answer.status().is_success()) };
@@ -65,13 +65,24 @@ impl ClickHouse {
     }
 }
 
-/// Debian keeps it where a user's `PATH` may not lead.
-fn binary() -> Option<PathBuf> {
+/// The server's program. Debian keeps it where a user's `PATH` may not lead.
+pub fn binary() -> Option<PathBuf> {
     let debian = PathBuf::from("/usr/sbin/clickhouse-server");
     if debian.is_file() { Some(debian) } else { find_program("clickhouse-server") }
 }
 
-fn configure(folder: &Path, port: u16, password: &str) -> Result<()> {
+/// A user with its password and the name of its profile.
+pub struct User<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its password.
+    pub password: &'a str,
+    /// What it may and may not, one of the profiles.
+    pub profile: &'a str,
+}
+
+/// Writes the settings of a server that keeps its data in `folder`; `more` and `profiles` are XML.
+pub fn configure(folder: &Path, port: u16, more: &str, profiles: &str, users: &[User<'_>]) -> Result<()> {
     let (tcp, interserver) = (free_port()?, free_port()?);
     let path = |name: &str| {
         let path = folder.join(name);
@@ -80,24 +91,38 @@ fn configure(folder: &Path, port: u16, password: &str) -> Result<()> {
         Ok::<_, Error>(format!("{}/", path.display()))
     };
     let config = format!(
-        "<yandex><logger><level>warning</level><console>1</console></logger>\
+        "<yandex>{more}<logger><level>warning</level><console>1</console></logger>\
          <http_port>{port}</http_port><tcp_port>{tcp}</tcp_port><interserver_http_port>{interserver}</interserver_http_port>\
          <listen_host>127.0.0.1</listen_host><timezone>UTC</timezone>\
          <path>{}</path><tmp_path>{}</tmp_path><user_files_path>{}</user_files_path><format_schema_path>{}</format_schema_path>\
          <users_config>users.xml</users_config><default_profile>default</default_profile>\
-         <default_database>default</default_database><mark_cache_size>67108864</mark_cache_size>\
-         <query_log><database>system</database><table>query_log</table>\
-         <flush_interval_milliseconds>500</flush_interval_milliseconds></query_log></yandex>",
+         <default_database>default</default_database><mark_cache_size>67108864</mark_cache_size></yandex>",
         path("data")?,
         path("tmp")?,
         path("files")?,
         path("schemas")?
     );
+    let user = |User { name, password, profile }: &User<'_>| {
+        format!(
+            "<{name}><password>{password}</password><networks><ip>127.0.0.1</ip></networks><profile>{profile}</profile>\
+             <quota>default</quota></{name}>"
+        )
+    };
     let users = format!(
-        "<yandex><profiles><default><max_memory_usage>2000000000</max_memory_usage><log_queries>1</log_queries><log_query_threads>0</log_query_threads></default></profiles>\
-         <users><default><password>{password}</password><networks><ip>127.0.0.1</ip></networks><profile>default</profile>\
-         <quota>default</quota></default></users><quotas><default/></quotas></yandex>"
+        "<yandex><profiles>{profiles}</profiles><users>{}</users><quotas><default/></quotas></yandex>",
+        users.iter().map(user).collect::<String>()
     );
     write_private(&folder.join("config.xml"), &config)?;
     write_private(&folder.join("users.xml"), &users)
+}
+
+/// Starts the server, as it is configured.
+pub fn launch(folder: &Path) -> Result<Process> {
+    let binary = binary().ok_or_else(|| {
+        Error::new(ErrorCode::ConfigInvalid, "no ClickHouse server is installed")
+            .with_hint("apt-get install clickhouse-server")
+    })?;
+    let mut server = command(&binary, Signal::SIGTERM);
+    server.arg(format!("--config-file={}", folder.join("config.xml").display())).current_dir(folder);
+    Process::start("clickhouse", server, folder)
 }

@@ -32,14 +32,13 @@ impl Kafka {
                 .with_hint("`make demo-federation` installs both; TOWNLAKE_KAFKA names another folder of jars"));
         }
         let folder = folder.join("kafka");
-        let port = free_port()?;
-        configure(&folder, port)?;
-        let mut format = java(&folder);
-        format.args(["kafka.tools.StorageTool", "format", "-t", "dG93bmxha2UtZGVtby1hLTE", "-c", "server.properties"]);
-        Process::start("kafka-format", format, &folder)?.finish(Duration::from_secs(60)).await?;
-        let mut server = java(&folder);
-        server.args(["kafka.Kafka", "server.properties"]);
-        let process = Process::start("kafka", server, &folder)?;
+        let failed = |e| Error::new(ErrorCode::Internal, format!("{} cannot be made: {e}", folder.display()));
+        std::fs::create_dir_all(&folder).map_err(failed)?;
+        let (port, controller) = (free_port()?, free_port()?);
+        let listeners = [Listener { name: "OPEN", port, protocol: "PLAINTEXT" }];
+        configure(&folder, &listeners, controller, "")?;
+        format(&folder, &[])?.finish(Duration::from_secs(60)).await?;
+        let process = launch(&folder)?;
         let mut kafka = Self { process, port, folder };
         let listens = || async { TcpStream::connect(("127.0.0.1", port)).await.is_ok() };
         kafka.process.wait_until(Duration::from_secs(90), listens).await?;
@@ -94,11 +93,13 @@ fn feed(mut tool: Command, texts: impl Iterator<Item = Result<String>>) -> Resul
     written
 }
 
-fn jars() -> PathBuf {
+/// The folder of Kafka's jars.
+pub fn jars() -> PathBuf {
     fetched("TOWNLAKE_KAFKA", "kafka")
 }
 
-fn java(folder: &Path) -> Command {
+/// Java over Kafka's jars, with the log of `folder`: a class and its arguments are to follow.
+pub fn java(folder: &Path) -> Command {
     let mut java = command(Path::new("java"), Signal::SIGTERM);
     java.args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
     java.arg(format!("-Dlog4j2.configurationFile={}", folder.join("log4j2.xml").display()));
@@ -106,21 +107,48 @@ fn java(folder: &Path) -> Command {
     java
 }
 
-fn configure(folder: &Path, port: u16) -> Result<()> {
-    let failed = |e| Error::new(ErrorCode::Internal, format!("{} cannot be made: {e}", folder.display()));
-    std::fs::create_dir_all(folder).map_err(failed)?;
-    let controller = free_port()?;
+/// Where a broker listens.
+pub struct Listener<'a> {
+    /// Kafka's name for it, of the first of which brokers among themselves make use.
+    pub name: &'a str,
+    /// On loopback.
+    pub port: u16,
+    /// `PLAINTEXT`, `SASL_PLAINTEXT`, `SSL`.
+    pub protocol: &'a str,
+}
+
+/// Writes the settings of one broker in KRaft mode, which keeps its data in `folder`; `more`: further lines of them.
+pub fn configure(folder: &Path, listeners: &[Listener<'_>], controller: u16, more: &str) -> Result<()> {
+    let of = |what: &dyn Fn(&Listener<'_>) -> String| listeners.iter().map(what).collect::<Vec<_>>().join(",");
+    let addresses = of(&|listener| format!("{}://127.0.0.1:{}", listener.name, listener.port));
+    let protocols = of(&|listener| format!("{}:{}", listener.name, listener.protocol));
+    let first = listeners.first().map(|listener| listener.name).unwrap_or_default();
     let settings = format!(
         "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-         listeners=OPEN://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-         listener.security.protocol.map=CONTROLLER:PLAINTEXT,OPEN:PLAINTEXT\n\
-         controller.listener.names=CONTROLLER\ninter.broker.listener.name=OPEN\nlog.dirs={}/data\n\
+         listeners={addresses},CONTROLLER://127.0.0.1:{controller}\n\
+         listener.security.protocol.map=CONTROLLER:PLAINTEXT,{protocols}\n\
+         controller.listener.names=CONTROLLER\ninter.broker.listener.name={first}\nlog.dirs={}/data\n\
          offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n\
-         transaction.state.log.min.isr=1\nauto.create.topics.enable=false\n",
+         transaction.state.log.min.isr=1\nauto.create.topics.enable=false\n{more}",
         folder.display()
     );
     let log = "<Configuration><Appenders><Console name=\"C\" target=\"SYSTEM_ERR\"><PatternLayout pattern=\"%p %m (%c)%n\"/>\
                </Console></Appenders><Loggers><Root level=\"warn\"><AppenderRef ref=\"C\"/></Root></Loggers></Configuration>";
     write_private(&folder.join("log4j2.xml"), log)?;
     write_private(&folder.join("server.properties"), &settings)
+}
+
+/// Makes the broker's storage, as it is configured; `more`: further arguments of the tool.
+pub fn format(folder: &Path, more: &[String]) -> Result<Process> {
+    let mut format = java(folder);
+    format.args(["kafka.tools.StorageTool", "format", "-t", "dG93bmxha2UtZGVtby1hLTE", "-c", "server.properties"]);
+    format.args(more);
+    Process::start("kafka-format", format, folder)
+}
+
+/// Starts the broker, as it is configured.
+pub fn launch(folder: &Path) -> Result<Process> {
+    let mut server = java(folder);
+    server.args(["kafka.Kafka", "server.properties"]);
+    Process::start("kafka", server, folder)
 }

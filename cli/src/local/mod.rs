@@ -3,18 +3,18 @@
 //! Everything listens on loopback, keeps its files in one folder and dies with its guard; and with this process, when that
 //! is killed and no guard is left.
 
-mod bigquery;
-mod clickhouse;
+pub mod bigquery;
+pub mod clickhouse;
 mod cluster;
 mod etcd;
-mod kafka;
+pub mod kafka;
 mod postgres;
 mod process;
 
-pub use bigquery::{BigQueryEmulator, PROJECT as BIGQUERY_PROJECT};
+pub use bigquery::BigQueryEmulator;
 pub use clickhouse::ClickHouse;
 pub use cluster::{Cluster, ClusterSpec};
 pub use etcd::Etcd;
 pub use kafka::Kafka;
 pub use postgres::Postgres;
-pub use process::{Process, fetched, free_port, hurry, port_or_free, program_of, random_password};
+pub use process::{Process, command, fetched, free_port, hurry, port_or_free, program_of, random_password};

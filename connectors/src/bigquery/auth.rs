@@ -123,7 +123,7 @@ impl Tokens {
         let asked = Instant::now();
         let Granted { access_token, expires_in } = timeout(TOKEN_TIME, self.ask())
             .await
-            .map_err(|_| self.server.timed_out("get an access token", TOKEN_TIME.as_secs()))??;
+            .map_err(|_| self.server.timed_out("get an access token", TOKEN_TIME.as_secs(), None))??;
         let holds = Duration::from_secs(expires_in.min(86_400)).saturating_sub(MARGIN);
         let token = Arc::new(access_token);
         *cached = Some((Arc::clone(&token), asked + holds));

@@ -215,7 +215,7 @@ impl Client {
             }
         };
         let body = timeout(PLANNING_TIME, answer).await;
-        match body.map_err(|_| self.server.timed_out(doing, PLANNING_TIME.as_secs()))?? {
+        match body.map_err(|_| self.server.timed_out(doing, PLANNING_TIME.as_secs(), None))?? {
             None => Ok(None),
             Some(body) => self.parsed(&body).map(Some),
         }
@@ -232,7 +232,7 @@ impl Client {
     ) -> Result<std::result::Result<T, Refused>> {
         let request = self.request(Method::POST, project, path)?.query(parameters).json(body);
         let answer = timeout(PLANNING_TIME, self.send(doing, request)).await;
-        match answer.map_err(|_| self.server.timed_out(doing, PLANNING_TIME.as_secs()))?? {
+        match answer.map_err(|_| self.server.timed_out(doing, PLANNING_TIME.as_secs(), None))?? {
             Ok(body) => Ok(Ok(self.parsed(&body)?)),
             Err(refused) => Ok(Err(refused)),
         }

@@ -91,14 +91,15 @@ impl Server {
         }
     }
 
-    /// The typed error of a gRPC call. `resumed`: how often it was tried again.
+    /// The typed error of a gRPC call.
     pub fn status(&self, doing: &str, status: &Status) -> Error {
         let Server { catalog, host } = self;
         let code = match status.code() {
             Code::NotFound => ErrorCode::TableNotFound,
             Code::PermissionDenied | Code::Unauthenticated => ErrorCode::SourceDenied,
             Code::ResourceExhausted => ErrorCode::ResourceExhausted,
-            Code::Unavailable | Code::DeadlineExceeded | Code::Aborted => ErrorCode::SourceUnavailable,
+            _ if is_broken(status) => ErrorCode::SourceUnavailable,
+            Code::DeadlineExceeded | Code::Aborted => ErrorCode::SourceUnavailable,
             _ => ErrorCode::SourceError,
         };
         let text = status.message();
@@ -111,7 +112,7 @@ impl Server {
         let message = format!("catalog {catalog}: BigQuery at {host} refused to {doing}{told} ({:?})", status.code());
         let error = Error::new(code, message);
         match status.code() {
-            Code::Unavailable | Code::DeadlineExceeded | Code::Aborted => error.retryable(),
+            _ if code == ErrorCode::SourceUnavailable => error.retryable(),
             Code::FailedPrecondition => {
                 error.with_hint("a read session ends after some hours: run the query again").retryable()
             }
@@ -134,12 +135,15 @@ impl Server {
             .retryable()
     }
 
-    /// The server did not answer in time.
-    pub fn timed_out(&self, doing: &str, seconds: u64) -> Error {
+    /// The server did not answer in time. `setting`: the one that says how long that is, where there is one.
+    pub fn timed_out(&self, doing: &str, seconds: u64, setting: Option<&str>) -> Error {
         let Server { catalog, host } = self;
         let message = format!("catalog {catalog}: BigQuery at {host} did not answer within {seconds} s: {doing}");
         Error::new(ErrorCode::SourceUnavailable, message)
-            .with_hint(format!("see `read_timeout` and `job_timeout` in [catalogs.{catalog}]"))
+            .with_hint(match setting {
+                Some(setting) => format!("the limit is `{setting}` in [catalogs.{catalog}]"),
+                None => "a look-up may take no longer, and no setting changes that: try again".to_string(),
+            })
             .retryable()
     }
 
@@ -156,6 +160,25 @@ impl Server {
             "read fewer columns, filter on the partition column, or raise `maximum_bytes_billed` in [catalogs.{}]",
             self.catalog
         )
+    }
+}
+
+/// Whether the connection broke under a call, or the server was away: the same call may go on later. Google's clients take the same for it. We
+/// cancel by dropping, so that a cancel that we hear of is our transport's.
+pub(crate) fn is_broken(status: &Status) -> bool {
+    let resets = [
+        "RST_STREAM",
+        "EOS on DATA frame",
+        "h2 protocol error",
+        "stream closed",
+        "Received Rst",
+        "connection error",
+        "transport error",
+    ];
+    match status.code() {
+        Code::Unavailable | Code::Cancelled => true,
+        Code::Internal | Code::Unknown => resets.iter().any(|text| status.message().contains(text)),
+        _ => false,
     }
 }
 

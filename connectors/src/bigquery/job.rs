@@ -181,7 +181,7 @@ impl RunningJob {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(client.server().timed_out(doing, limit.as_secs()));
+                return Err(client.server().timed_out(doing, limit.as_secs(), Some("job_timeout")));
             }
             let wait = left.min(WAIT).as_millis().max(1).to_string();
             let parameters = located(vec![("maxResults", "0".to_string()), ("timeoutMs", wait)]);

@@ -134,7 +134,7 @@ impl Streams {
             let Some(bytes) = piece.batch else { continue };
             metrics.bytes_read.add(bytes.len());
             let _timer = metrics.baseline.elapsed_compute().timer();
-            let told = |fault| told(client, recipe, fault);
+            let told = |fault| told(client, recipe, fault, &stream.place());
             let decoder = match &mut self.decoder {
                 Some(decoder) => decoder,
                 None => self.decoder.insert(Decoder::new(&self.schema, Arc::clone(wanted)).map_err(told)?),
@@ -172,12 +172,12 @@ async fn result_of_job(client: &Arc<Client>, recipe: &Recipe) -> Result<Rows> {
     Ok(Rows::Rest(RestRows::new(done)))
 }
 
-/// What was wrong with the bytes, with the column's name.
-pub(super) fn told(client: &Client, recipe: &Recipe, fault: Fault) -> Error {
+/// What was wrong with the bytes, with the column's name and the place.
+pub(super) fn told(client: &Client, recipe: &Recipe, fault: Fault, place: &str) -> Error {
     match fault {
         Fault::Malformed(what) => client.storage_server().corrupt(what),
         Fault::Column(column, what) => {
-            let message = format!("column {}.{column} {what}", recipe.name());
+            let message = format!("column {}.{column} {what} ({place})", recipe.name());
             Error::new(ErrorCode::DataCorrupt, message)
                 .with_hint("if the table was changed meanwhile, run the query again")
         }

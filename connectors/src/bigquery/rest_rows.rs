@@ -75,7 +75,9 @@ impl RestRows {
         }
         (self.is_over, self.page) = (next.is_none(), next);
         let _timer = metrics.baseline.elapsed_compute().timer();
-        batch(&page.rows, &recipe.columns, wanted).map(Some).map_err(|fault| told(client, recipe, fault))
+        batch(&page.rows, &recipe.columns, wanted)
+            .map(Some)
+            .map_err(|fault| told(client, recipe, fault, "in the result of the query job"))
     }
 }
 

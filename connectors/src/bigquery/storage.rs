@@ -15,7 +15,7 @@ use townlake_proto::bigquery_storage::big_query_read_client::BigQueryReadClient;
 use townlake_proto::bigquery_storage::read_session::{TableModifiers, TableReadOptions};
 
 use super::client::{Client, PLANNING_TIME};
-use super::error::Server;
+use super::error::{Server, is_broken};
 
 /// What is escaped in a routing header: all that Google's own clients escape.
 const ROUTING: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -64,14 +64,14 @@ impl Client {
                     Ok(session) => return Ok(session),
                     Err(status) => status,
                 };
-                if status.code() != Code::Unavailable || tries == TRIES {
+                if !is_broken(&status) || tries == TRIES {
                     return Err(self.storage_server().status(doing, &status));
                 }
                 sleep(PAUSE * 2u32.pow(tries)).await;
                 tries += 1;
             }
         };
-        let timed_out = |_| self.storage_server().timed_out(doing, PLANNING_TIME.as_secs());
+        let timed_out = |_| self.storage_server().timed_out(doing, PLANNING_TIME.as_secs(), None);
         let session = timeout(PLANNING_TIME, tried).await.map_err(timed_out)??;
         let google::ReadSession { arrow_schema, streams, estimated_row_count, estimated_total_bytes_scanned, .. } =
             session;
@@ -205,13 +205,13 @@ impl RowStream {
                     },
                 }
             };
-            let came =
-                timeout(silence, step).await.map_err(|_| self.server.timed_out(&self.doing, silence.as_secs()))?;
+            let silent = |_| self.server.timed_out(&self.doing, silence.as_secs(), Some("read_timeout"));
+            let came = timeout(silence, step).await.map_err(silent)?;
             match came? {
                 Ok(None) if !was_open => {}
                 Ok(None) => return Ok(None),
                 Ok(Some(response)) => return self.piece(response).map(Some),
-                Err(status) if can_go_on(&status) && self.failures < TRIES => {
+                Err(status) if is_broken(&status) && self.failures < TRIES => {
                     self.failures += 1;
                     self.incoming = None;
                     tracing::info!(offset = self.offset, code = ?status.code(), "a read stream broke and is resumed");
@@ -220,6 +220,12 @@ impl RowStream {
                 Err(status) => return Err(self.server.status(&self.doing, &status)),
             }
         }
+    }
+
+    /// How far it came, for errors.
+    pub fn place(&self) -> String {
+        let name = self.name.rsplit('/').next().unwrap_or_default();
+        format!("in stream {name}, before its row {}", self.offset)
     }
 
     fn piece(&mut self, response: google::ReadRowsResponse) -> Result<Piece> {
@@ -232,16 +238,5 @@ impl RowStream {
             self.failures = 0;
         }
         Ok(Piece { rows: row_count, batch, arrow_schema: arrow_schema.map(|schema| schema.serialized_schema) })
-    }
-}
-
-/// Whether the same stream may go on where it ended. Google's clients retry the same: outages, and HTTP/2 streams that were reset.
-fn can_go_on(status: &Status) -> bool {
-    let resets =
-        ["RST_STREAM", "EOS on DATA frame", "h2 protocol error", "stream closed", "Received Rst", "connection error"];
-    match status.code() {
-        Code::Unavailable => true,
-        Code::Internal | Code::Unknown | Code::Cancelled => resets.iter().any(|text| status.message().contains(text)),
-        _ => false,
     }
 }

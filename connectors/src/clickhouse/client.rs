@@ -172,7 +172,7 @@ impl Client {
             }
             Ok((body, server))
         };
-        let (body, server) = timeout(PLANNING_TIME, read).await.map_err(|_| self.server.timed_out(doing))??;
+        let (body, server) = timeout(PLANNING_TIME, read).await.map_err(|_| self.too_slow(doing))??;
         let body = String::from_utf8_lossy(&body);
         let rows = body.lines().filter(|line| !line.is_empty()).map(|line| {
             serde_json::from_str(line).map_err(|_| match super::error::code_in(line) {
@@ -215,6 +215,14 @@ impl Client {
 
     async fn permit(&self) -> Result<Place> {
         self.bound.places().take().await
+    }
+
+    fn too_slow(&self, doing: &str) -> Error {
+        let hint = format!(
+            "a look-up may take {} s, which no setting changes: see what keeps the server",
+            PLANNING_TIME.as_secs()
+        );
+        self.server.timed_out(doing).with_hint(hint)
     }
 
     fn used_up(&self) -> Error {

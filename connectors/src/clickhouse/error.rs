@@ -65,6 +65,9 @@ impl Server {
         // The URL has no password (it goes in headers), and is nobody's business all the same.
         let error = error.without_url();
         let reason = innermost(&error);
+        if error.is_timeout() && error.is_connect() {
+            return self.timed_out(doing).with_hint(format!("the limit is `connect_timeout` in [catalogs.{catalog}]"));
+        }
         if is_tls(&error) {
             let message = format!("catalog {catalog}: TLS with ClickHouse at {host} failed: {reason}");
             return Error::new(ErrorCode::SourceDenied, message)

@@ -21,6 +21,8 @@ use crate::scan::ScanMetrics;
 const BATCH_ROWS: usize = 8192;
 /// A batch of wide rows ends earlier, at this many bytes.
 const BATCH_BYTES: usize = 8 << 20;
+/// So many parts or partitions are named in an error.
+const NAMED: usize = 3;
 
 /// A running statement. Dropped before its end, it is killed on the server.
 pub(crate) struct SplitReader {
@@ -176,10 +178,11 @@ impl SplitReader {
 
     fn value_fault(&self, column: &str, fault: ValueFault) -> Error {
         let column = format!("{}.{column}", name(&self.recipe));
+        let place = place(&self.split);
         match fault {
-            ValueFault::Malformed => self.client.server().corrupt(&format!("a value of column {column}")),
+            ValueFault::Malformed => self.client.server().corrupt(&format!("a value of column {column}{place}")),
             ValueFault::NotRepresentable(what) => {
-                let message = format!("column {column} holds {what}, which the engine cannot represent");
+                let message = format!("column {column} holds {what}{place}, which the engine cannot represent");
                 Error::new(ErrorCode::FormatNotSupported, message)
                     .with_hint("leave the column out, or read it through a ClickHouse view that converts it")
             }
@@ -231,6 +234,22 @@ fn name(recipe: &Recipe) -> String {
 
 fn reading(recipe: &Recipe) -> String {
     format!("read table {}.{}", recipe.database, recipe.table)
+}
+
+/// Where in the table: `_part` and `_partition_id` find such rows.
+fn place(split: &Split) -> String {
+    let among = |what: &str, names: &[String], others: bool| {
+        let named: Vec<_> = names.iter().take(NAMED).map(String::as_str).collect();
+        let more = names.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!(" (in {what}{} {}{more})", if others { " other than" } else { "" }, named.join(", "))
+    };
+    match split {
+        Split::Whole => " (in its only split)".to_string(),
+        Split::Partitions { ids, others } => among("partitions", ids, *others),
+        Split::Parts { names, others } => among("parts", names, *others),
+        Split::Hash { index, count } => format!(" (in split {} of {count}, by a hash)", index + 1),
+    }
 }
 
 #[cfg(test)]

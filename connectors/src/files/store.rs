@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ClientOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
@@ -103,24 +103,41 @@ impl Store {
 }
 
 fn s3(bucket: &str, config: &FilesCatalog) -> AmazonS3Builder {
-    let mut builder = match (&config.s3_access_key_id, &config.s3_secret_access_key) {
+    let builder = match (&config.s3_access_key_id, &config.s3_secret_access_key) {
         (Some(id), Some(key)) => {
             AmazonS3Builder::new().with_access_key_id(id.expose()).with_secret_access_key(key.expose())
         }
         _ => AmazonS3Builder::from_env(),
     };
+    reaching(bucket, config, builder)
+}
+
+/// A client that reaches the bucket, by the rule of the lake's (`lake/src/s3.rs`): what is not configured is the environment's, which the
+/// builder has read. Behind `AWS_ENDPOINT_URL` the bucket is in the path unless `AWS_VIRTUAL_HOSTED_STYLE_REQUEST` says otherwise.
+fn reaching(bucket: &str, config: &FilesCatalog, mut builder: AmazonS3Builder) -> AmazonS3Builder {
+    let value = |key: AmazonS3ConfigKey| builder.get_config_value(&key);
+    let of_environment = || value(AmazonS3ConfigKey::S3Endpoint).or_else(|| value(AmazonS3ConfigKey::Endpoint));
+    let (endpoint, in_path) = match (&config.s3_endpoint, of_environment()) {
+        (None, Some(endpoint)) => {
+            let in_host = value(AmazonS3ConfigKey::VirtualHostedStyleRequest).as_deref() == Some("true");
+            (Some(endpoint), config.s3_path_style || !in_host)
+        }
+        (endpoint, _) => (endpoint.clone(), config.s3_path_style),
+    };
     if let Some(region) = &config.s3_region {
         builder = builder.with_region(region);
     }
     let mut is_plain = false;
-    if let Some(endpoint) = &config.s3_endpoint {
-        is_plain = endpoint.starts_with("http://");
+    if let Some(endpoint) = &endpoint {
         let endpoint = endpoint.trim_end_matches('/');
-        let host = endpoint.split_once("://").filter(|_| !config.s3_path_style);
-        builder = builder.with_endpoint(match host {
+        is_plain = endpoint.starts_with("http://");
+        let endpoint = match endpoint.split_once("://") {
+            _ if in_path => endpoint.to_string(),
             Some((scheme, host)) => format!("{scheme}://{bucket}.{host}"),
-            None => endpoint.to_string(),
-        });
+            None => format!("https://{bucket}.{endpoint}"),
+        };
+        // The more specific of the two keys: the environment may have set either.
+        builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
     }
     let options = ClientOptions::new()
         .with_connect_timeout(CONNECT_TIMEOUT)
@@ -129,7 +146,44 @@ fn s3(bucket: &str, config: &FilesCatalog) -> AmazonS3Builder {
     let retry = RetryConfig { retry_timeout: RETRY_TIMEOUT, max_retries: 8, ..RetryConfig::default() };
     builder
         .with_bucket_name(bucket)
-        .with_virtual_hosted_style_request(!config.s3_path_style)
+        .with_virtual_hosted_style_request(!in_path)
         .with_client_options(options)
         .with_retry(retry)
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::signer::Signer;
+    use townlake_common::config::{CatalogConfig, Config};
+
+    use super::*;
+
+    /// Where a request goes.
+    async fn url(keys: &str, variables: &[(AmazonS3ConfigKey, &str)]) -> String {
+        let toml = format!("[catalogs.drop]\ntype = \"files\"\nlocation = \"s3://wh/in\"\n{keys}");
+        let Some(CatalogConfig::Files(config)) = Config::from_toml(&toml).unwrap().catalogs.remove("drop") else {
+            panic!("no catalog of files")
+        };
+        let builder = AmazonS3Builder::new().with_access_key_id("ID").with_secret_access_key("hunter2");
+        let builder = variables.iter().fold(builder, |builder, (key, value)| builder.with_config(*key, *value));
+        let store = reaching("wh", &config, builder).build().unwrap();
+        let life = Duration::from_secs(60);
+        let url = store.signed_url(reqwest::Method::GET, &Path::from("a"), life).await.unwrap();
+        url[..url::Position::AfterPath].to_string()
+    }
+
+    #[tokio::test]
+    async fn the_environment_may_say_where_s3_is_as_for_the_lake() {
+        let any = (AmazonS3ConfigKey::Endpoint, "http://h");
+        let in_host = (AmazonS3ConfigKey::VirtualHostedStyleRequest, "true");
+        for (keys, variables, expected) in [
+            ("s3_region = \"eu-west-1\"", vec![], "https://wh.s3.eu-west-1.amazonaws.com/a"),
+            ("", vec![any], "http://h/wh/a"),
+            ("", vec![any, in_host], "http://wh.h/a"),
+            ("s3_endpoint = \"http://ours\"\ns3_path_style = true", vec![any], "http://ours/wh/a"),
+            ("s3_endpoint = \"https://r2\"", vec![any], "https://wh.r2/a"),
+        ] {
+            assert_eq!(url(keys, &variables).await, expected, "{keys} {variables:?}");
+        }
+    }
 }

@@ -58,10 +58,13 @@ impl Server {
             .retryable()
     }
 
-    /// A broker did not answer in time.
-    pub fn timed_out(&self, broker: &str, doing: &str) -> Error {
-        let message = format!("catalog {}: Kafka at {broker} did not answer in time: {doing}", self.catalog);
-        Error::new(ErrorCode::SourceUnavailable, message).retryable()
+    /// A broker did not answer within the time of a setting.
+    pub fn timed_out(&self, broker: &str, doing: &str, setting: &str) -> Error {
+        let catalog = &self.catalog;
+        let message = format!("catalog {catalog}: Kafka at {broker} did not answer in time: {doing}");
+        Error::new(ErrorCode::SourceUnavailable, message)
+            .with_hint(format!("the limit is `{setting}` in [catalogs.{catalog}]"))
+            .retryable()
     }
 
     /// The login failed before a code said so.

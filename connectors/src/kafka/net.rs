@@ -66,7 +66,7 @@ impl Connection {
         let broker = format!("{}:{}", address.0, address.1);
         match timeout(settings.connect_timeout, Self::connect(settings, address, &broker, client)).await {
             Ok(opened) => opened,
-            Err(_) => Err(settings.server.timed_out(&broker, "connect")),
+            Err(_) => Err(settings.server.timed_out(&broker, "connect", "connect_timeout")),
         }
     }
 
@@ -174,7 +174,7 @@ impl Connection {
         let limit = self.settings.request_timeout + patience;
         match timeout(limit, self.exchange(version, client, body, doing)).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.settings.server.timed_out(&self.broker, doing)),
+            Err(_) => Err(self.settings.server.timed_out(&self.broker, doing, "request_timeout")),
         }
     }
 

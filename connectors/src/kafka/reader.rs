@@ -312,7 +312,8 @@ impl SplitReader {
                     "catalog {catalog}: Kafka does not send offset {} of partition {} of topic {}, which the query pinned",
                     self.position, self.split.partition, self.recipe.topic
                 );
-                Error::new(ErrorCode::SourceUnavailable, message).retryable()
+                let hint = format!("it is waited for as long as `request_timeout` in [catalogs.{catalog}]");
+                Error::new(ErrorCode::SourceUnavailable, message).with_hint(hint).retryable()
             }));
         }
         self.progress.is_lost = reason.is_some();

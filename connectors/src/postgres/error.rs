@@ -18,11 +18,12 @@ pub(crate) struct Server {
 impl Server {
     /// The typed error of a driver error; `doing` says what we were about, for example `read table public.orders`.
     pub fn error(&self, doing: &str, error: tokio_postgres::Error) -> Error {
-        let typed = match error.as_db_error() {
-            Some(answer) => self.answered(doing, answer),
-            None => self.unreachable(doing, &error),
-        };
-        typed.with_source(error)
+        match error.as_db_error() {
+            // Its text may quote a row, and whoever logs an error logs its causes.
+            Some(answer) if !tells_no_data(class_of(answer)) => self.answered(doing, answer),
+            Some(answer) => self.answered(doing, answer).with_source(error),
+            None => self.unreachable(doing, &error).with_source(error),
+        }
     }
 
     /// A standby ended the statement, because what its primary removed was needed to read on.
@@ -55,10 +56,13 @@ impl Server {
             .moment_lost()
     }
 
-    /// The server could not be reached in time.
+    /// The server did not let a transaction begin within `connect_timeout`.
     pub fn timed_out(&self, doing: &str) -> Error {
-        let message = format!("catalog {}: Postgres at {} did not answer in time: {doing}", self.catalog, self.host);
-        Error::new(ErrorCode::SourceUnavailable, message).retryable()
+        let Self { catalog, host } = self;
+        let message = format!("catalog {catalog}: Postgres at {host} did not answer in time: {doing}");
+        Error::new(ErrorCode::SourceUnavailable, message)
+            .with_hint(format!("the limit is `connect_timeout` in [catalogs.{catalog}]"))
+            .retryable()
     }
 
     /// Several bytes came that are no answer of a Postgres server to what we asked.
@@ -94,7 +98,7 @@ impl Server {
         }
         let (catalog, host) = (&self.catalog, &self.host);
         let state = answer.code();
-        let class = state.code().get(..2).unwrap_or_default();
+        let class = class_of(answer);
         let text = match (class, answer.constraint(), answer.column()) {
             _ if tells_no_data(class) => format!(": {}", answer.message()),
             ("23", Some(constraint), _) => format!(": the constraint {constraint} does not allow it"),
@@ -114,6 +118,11 @@ impl Server {
             _ => error,
         }
     }
+}
+
+/// The class of a SQLSTATE.
+fn class_of(answer: &DbError) -> &str {
+    answer.code().code().get(..2).unwrap_or_default()
 }
 
 /// Whether the server itself answered this.

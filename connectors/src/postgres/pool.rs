@@ -41,7 +41,7 @@ const UNANSWERED: Duration = Duration::from_secs(30);
 /// How long an unused connection is kept.
 const IDLE_TIME: Duration = Duration::from_secs(60);
 /// How long the end of an abandoned statement may take before its connection is simply closed.
-const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How the keys begin under which queries pin their snapshots.
 pub(crate) const PIN_PREFIX: &str = "postgres ";

@@ -145,7 +145,7 @@ impl Fault {
 /// Where in the table: its `ctid` tells a row's block.
 fn place(split: Split) -> String {
     match (split.first, split.end) {
-        (None, None) => String::new(),
+        (None, None) => " (in its only split)".to_string(),
         (first, Some(end)) => format!(" (in blocks {} to {})", first.unwrap_or_default(), end.saturating_sub(1)),
         (Some(first), None) => format!(" (in the blocks from {first} on)"),
     }

@@ -17,7 +17,7 @@ use townlake_proto::bigquery_storage as google;
 use townlake_proto::bigquery_storage::big_query_read_server::{BigQueryRead, BigQueryReadServer};
 
 /// What one call of a stream does.
-pub(super) enum Step {
+pub(crate) enum Step {
     /// Sends these rows.
     Rows(Vec<i64>),
     /// Sends a message that says another number of rows than it has.
@@ -30,22 +30,26 @@ pub(super) enum Step {
     Fails(Status),
     /// Sends nothing more.
     Hangs,
+    /// Sends the numbers below this, from the offset on that is asked for.
+    Below(i64),
+    /// Sends batches of 8,192 rows for ever.
+    Endless,
 }
 
 /// An answer of REST.
 #[derive(Clone)]
-pub(super) struct Answer(pub u16, pub Value);
+pub(crate) struct Answer(pub u16, pub Value);
 
 /// What was asked over REST.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     pub line: String,
     pub head: String,
     pub body: String,
 }
 
 #[derive(Default)]
-pub(super) struct State {
+pub(crate) struct State {
     /// By stream: what its calls do, one after another.
     pub calls: BTreeMap<String, VecDeque<Vec<Step>>>,
     pub sessions: Vec<google::CreateReadSessionRequest>,
@@ -59,6 +63,8 @@ pub(super) struct State {
     pub reads: Vec<(String, i64)>,
     /// Streams that the client has left before their end.
     pub left: usize,
+    /// Streams that are being sent.
+    pub open: usize,
     pub expected_bytes: i64,
     /// By method and the beginning of the path: the longest that fits answers.
     pub rest: BTreeMap<String, VecDeque<Answer>>,
@@ -67,7 +73,7 @@ pub(super) struct State {
 
 /// A running mock.
 #[derive(Clone)]
-pub(super) struct MockGoogle {
+pub(crate) struct MockGoogle {
     state: Arc<Mutex<State>>,
     pub rest: u16,
     pub grpc: u16,
@@ -199,13 +205,49 @@ fn whole(bytes: &[u8]) -> Option<(Asked, usize)> {
 }
 
 /// The IPC messages of the schema and of a batch.
-pub(super) fn messages(rows: &[i64]) -> [Vec<u8>; 2] {
+pub(crate) fn messages(rows: &[i64]) -> [Vec<u8>; 2] {
     let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)]));
     let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from(rows.to_vec()))]).unwrap();
     let mut writer = StreamWriter::try_new(Vec::new(), &schema).unwrap();
     let head = std::mem::take(writer.get_mut());
     writer.write(&batch).unwrap();
     [head, std::mem::take(writer.get_mut())]
+}
+
+type Sent = Result<google::ReadRowsResponse, Status>;
+
+/// What is sent for a step of a call.
+fn sent(step: Step, offset: i64) -> BoxStream<'static, Sent> {
+    let response = |rows: &[i64], count: usize| google::ReadRowsResponse {
+        arrow_record_batch: Some(google::ArrowRecordBatch { serialized_record_batch: messages(rows)[1].clone() }),
+        row_count: count as i64,
+        arrow_schema: None,
+    };
+    let only = |sent: Sent| futures::stream::iter([sent]).boxed();
+    match step {
+        Step::Rows(rows) => only(Ok(response(&rows, rows.len()))),
+        Step::Lie(rows) => only(Ok(response(&rows, rows.len() + 1))),
+        Step::Bytes(bytes) => only(Ok(google::ReadRowsResponse {
+            arrow_record_batch: Some(google::ArrowRecordBatch { serialized_record_batch: bytes }),
+            row_count: 1,
+            arrow_schema: None,
+        })),
+        Step::As(response) => only(Ok(response)),
+        Step::Fails(status) => only(Err(status)),
+        Step::Hangs => futures::stream::pending().boxed(),
+        Step::Below(end) => {
+            let batch = move |first: i64| {
+                let rows: Vec<_> = (first..end.min(first + 8192)).collect();
+                Ok(response(&rows, rows.len()))
+            };
+            futures::stream::iter((offset..end).step_by(8192).map(batch)).boxed()
+        }
+        Step::Endless => {
+            let rows: Vec<_> = (0..8192).collect();
+            let sent = response(&rows, rows.len());
+            futures::stream::repeat_with(move || Ok(sent.clone())).boxed()
+        }
+    }
 }
 
 /// Counts a stream that is dropped before its end.
@@ -216,15 +258,15 @@ struct Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if !self.is_over {
-            self.mock.state().left += 1;
-        }
+        let mut state = self.mock.state();
+        state.open -= 1;
+        state.left += usize::from(!self.is_over);
     }
 }
 
 #[tonic::async_trait]
 impl BigQueryRead for MockGoogle {
-    type ReadRowsStream = BoxStream<'static, Result<google::ReadRowsResponse, Status>>;
+    type ReadRowsStream = BoxStream<'static, Sent>;
 
     async fn create_read_session(
         &self,
@@ -261,31 +303,13 @@ impl BigQueryRead for MockGoogle {
         state.reads.push((read_stream.clone(), offset));
         let steps = state.calls.get_mut(&read_stream).and_then(VecDeque::pop_front);
         let steps = steps.ok_or_else(|| Status::not_found("no such stream"))?;
-        let response = |rows: &[i64], count: usize| google::ReadRowsResponse {
-            arrow_record_batch: Some(google::ArrowRecordBatch { serialized_record_batch: messages(rows)[1].clone() }),
-            row_count: count as i64,
-            arrow_schema: None,
-        };
-        let step = move |step: Step| async move {
-            match step {
-                Step::Rows(rows) => Ok(response(&rows, rows.len())),
-                Step::Lie(rows) => Ok(response(&rows, rows.len() + 1)),
-                Step::Bytes(bytes) => Ok(google::ReadRowsResponse {
-                    arrow_record_batch: Some(google::ArrowRecordBatch { serialized_record_batch: bytes }),
-                    row_count: 1,
-                    arrow_schema: None,
-                }),
-                Step::As(response) => Ok(response),
-                Step::Fails(status) => Err(status),
-                Step::Hangs => std::future::pending().await,
-            }
-        };
+        state.open += 1;
         let watch = Watch { mock: self.clone(), is_over: false };
         let end = async move {
             let mut watch = watch;
             watch.is_over = true;
         };
-        let steps = futures::stream::iter(steps).then(step);
+        let steps = futures::stream::iter(steps).flat_map(move |step| sent(step, offset));
         let end = end.into_stream().filter_map(|()| async { None });
         Ok(Response::new(steps.chain(end).boxed()))
     }

@@ -120,7 +120,7 @@ async fn a_silent_stream_is_given_up_and_a_dropped_one_is_left() {
     let error = run(&mock, "read_timeout = \"1s\"", "t", "SELECT id FROM t").await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::SourceUnavailable, "{error}");
     assert!(error.message().contains("within 1 s: read table d.t") && error.is_retryable(), "{error}");
-    assert!(error.hint().unwrap().contains("read_timeout"), "{error:?}");
+    assert!(error.hint().unwrap().contains("the limit is `read_timeout` in [catalogs.bq]"), "{error:?}");
 
     let mock = MockGoogle::start().await;
     mock.stream(STREAM, [vec![Step::Rows(vec![1]), Step::Hangs]]);
@@ -215,6 +215,7 @@ async fn jobs_are_guarded_taken_up_and_cancelled() {
     mock.answer("GET /bigquery/v2/projects/p/queries/townlake-", [Answer(200, json!({"jobComplete": false}))]);
     let error = run(&mock, "job_timeout = \"1s\"", "v", "SELECT id FROM v").await.unwrap_err();
     assert!(error.code() == ErrorCode::SourceUnavailable && error.message().contains("within 1 s"), "{error}");
+    assert!(error.hint().unwrap().contains("`job_timeout`"), "{error:?}");
     let since = Instant::now();
     while !mock.state().asked.iter().any(|asked| asked.line.contains("/cancel?location=EU")) {
         assert!(since.elapsed() < Duration::from_secs(2), "the job still runs");

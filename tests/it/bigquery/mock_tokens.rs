@@ -16,7 +16,7 @@ use super::{collect, connections, query, session};
 const TOKEN: &str = "hunter2-token";
 
 /// A key file whose tokens come from the mock; `None` where there is no openssl to make a key.
-fn key_file(folder: &Path, mock: &MockGoogle) -> Option<std::path::PathBuf> {
+pub(crate) fn key_file(folder: &Path, mock: &MockGoogle) -> Option<std::path::PathBuf> {
     let openssl = |arguments: &str| {
         let mut openssl = Command::new("openssl");
         openssl

@@ -84,7 +84,7 @@ async fn what_cannot_be_read_names_its_column() {
     assert!(error.message().contains("bq.unreadable.ty.iv") && error.message().contains("INTERVAL"), "{error}");
     let error = bq.query(&["ty"], "SELECT g FROM ty").await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::DataCorrupt, "{error}");
-    assert!(error.message().contains("bq.unreadable.ty.g"), "{error}");
+    assert!(error.message().contains("bq.unreadable.ty.g") && error.message().contains("(in stream "), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,7 +13,7 @@ use townlake_tests::bed::{BedSpec, Rows, TestBed, poll};
 use super::{ANSWER, COUNTED_PAIRS, LONG_STAGE, MANY_ROWS, PAIRS};
 
 /// What a cluster may log when an executor goes away under it.
-const LOSSES: &[&str] = &[
+pub(crate) const LOSSES: &[&str] = &[
     "ballista_scheduler::state::execution_graph: Reset ",
     "ballista_scheduler::state::execution_graph: Roll back running job/stage",
     "ballista_scheduler::state::execution_graph: Roll back resolved job/stage",

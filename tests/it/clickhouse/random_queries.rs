@@ -1,6 +1,6 @@
 //! Random queries over edge values: groups and top rows that the server makes are what DataFusion makes of the same rows here.
 //!
-//! Counts and seeds as in [`super::random_filters`].
+//! Counts and seeds as in [`crate::random_conditions`].
 
 use std::sync::Arc;
 
@@ -10,8 +10,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use townlake_tests::clickhouse::Engine;
 
-use super::random_filters::{DEPTH, KINDS, Kind, MODERN, condition, table};
+use super::random_filters::{KINDS, MODERN, grammar, table};
 use super::{Ch, query};
+use crate::random_conditions::{DEPTH, Kind};
 use crate::random_statements::{Columns, compare, is_grouped_there};
 use crate::sources::seed;
 
@@ -39,7 +40,7 @@ async fn run(engine: Engine, kinds: &[&Kind]) {
         summed: columns(kinds, |kind| ["i1", "i4", "i8", "u2", "u8", "n", "w"].contains(&kind.name)),
         averaged: columns(kinds, |kind| ["i1", "i4", "u2", "n", "w"].contains(&kind.name)),
         ordered: columns(kinds, |kind| kind.is_ordered || kind.name == "s"),
-        condition: &|rng: &mut StdRng| condition(rng, kinds, DEPTH - 1),
+        condition: &|rng: &mut StdRng| grammar(kinds).condition(rng, DEPTH - 1),
     };
     let (mut grouped, mut topped) = (0, 0);
     for number in 0..count {

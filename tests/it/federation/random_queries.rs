@@ -18,7 +18,7 @@ const ROWS: usize = 130;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_queries_give_the_same_rows_wherever_they_are_worked_on() {
-    let spec = BedSpec { executors: 2, scale: 0.0, federation: true, toml: TOPIC, ..BedSpec::default() };
+    let spec = BedSpec { executors: 2, scale: 0.0, federation: true, toml: TOPIC.to_string(), ..BedSpec::default() };
     let Some(bed) = TestBed::start("random_queries", spec).await else { return };
     let seed = seed();
     let count = if std::env::var_os("TOWNLAKE_SOAK").is_some() { SOAK } else { SLICE };

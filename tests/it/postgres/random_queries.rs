@@ -1,6 +1,6 @@
 //! Random queries over edge values: groups, top rows and joins that the server does give what DataFusion makes of the same rows here.
 //!
-//! Counts and seeds as in [`super::random_filters`].
+//! Counts and seeds as in [`crate::random_conditions`].
 
 use std::sync::Arc;
 
@@ -9,8 +9,9 @@ use datafusion::prelude::SessionContext;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::random_filters::{DEPTH, KINDS, condition, table};
+use super::random_filters::{KINDS, grammar, table};
 use super::{Crm, query};
+use crate::random_conditions::DEPTH;
 use crate::random_statements::{Columns, compare, is_grouped_there};
 use crate::sources::seed;
 
@@ -29,7 +30,7 @@ fn made_of() -> Columns<'static> {
         summed: columns(&["i2", "i4", "i8", "n"]),
         averaged: columns(&["i2", "i4", "n"]),
         ordered: columns(&["i2", "i4", "i8", "n", "w", "d", "ts", "tz", "t"]),
-        condition: &|rng| condition(rng, DEPTH - 1),
+        condition: &|rng| grammar(&KINDS.iter().collect::<Vec<_>>()).condition(rng, DEPTH - 1),
     }
 }
 

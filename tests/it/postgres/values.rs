@@ -92,6 +92,7 @@ async fn what_cannot_be_represented_is_named() {
         assert_eq!(error.code(), ErrorCode::FormatNotSupported, "{error}");
         let named = format!("column crm.public.odd.{column} holds");
         assert!(error.message().contains(&named) && error.message().contains(value), "{error}");
+        assert!(error.message().contains(" (in "), "{error}");
     }
     // The rest of the table is not affected.
     let rows = crm.show(&["odd"], "SELECT count(*) AS n, count(kind) AS k FROM odd").await;

@@ -1,7 +1,9 @@
 //! `townlake bench sources`: how fast each source is read beside its own fastest client, and what a join with few rows of the lake moves
-//! with and without what sources do for it, counted by the source itself. (The emulator of BigQuery is no measure of BigQuery.)
+//! with and without what sources do for it, counted by the source itself. Then one statement over three systems, beside other engines. (The
+//! emulator of BigQuery is no measure of BigQuery.)
 
 mod clickhouse;
+mod federated;
 mod kafka;
 mod postgres;
 
@@ -33,6 +35,11 @@ pub(super) async fn run(rounds: usize) -> Result<()> {
     let clickhouse = if ClickHouse::is_installed() { Some(ClickHouse::start(folder.path()).await?) } else { None };
     let kafka = if Kafka::is_installed() { Some(Kafka::start(folder.path()).await?) } else { None };
     let mut catalogs = postgres::catalog(&postgres);
+    let modern = clickhouse::Modern::given();
+    if let Some(modern) = &modern {
+        modern.fill().await?;
+        catalogs.push_str(&modern.catalog());
+    }
     if let Some(clickhouse) = &clickhouse {
         clickhouse::fill(clickhouse).await?;
         catalogs.push_str(&clickhouse::catalog(clickhouse));
@@ -54,9 +61,16 @@ pub(super) async fn run(rounds: usize) -> Result<()> {
         Some(clickhouse) => clickhouse::run(&bed, clickhouse, rounds).await?,
         None => println!("ClickHouse: not installed"),
     }
+    match &modern {
+        Some(modern) => modern.run(&bed, rounds).await?,
+        None => println!("ClickHouse of today: {} is not set", clickhouse::MODERN_URL),
+    }
     match &kafka {
         Some(kafka) => kafka::run(&bed, kafka, rounds).await?,
         None => println!("Kafka: not installed (`make demo-federation` fetches it)"),
+    }
+    if let Some(clickhouse) = &clickhouse {
+        federated::run(&bed, &postgres, clickhouse, rounds).await?;
     }
     Ok(())
 }

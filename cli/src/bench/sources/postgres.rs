@@ -3,6 +3,7 @@
 use std::process::Stdio;
 
 use tokio::process::Command;
+use tokio_postgres::Client;
 use townlake_common::{Error, Result};
 
 use super::{Bed, ROWS, Subject, client, joins, scans};
@@ -17,7 +18,7 @@ const COPY: &str = "COPY (SELECT id, account, amount, day, note FROM big) TO STD
 const MOVED: &str = "SELECT coalesce(sum(rows), 0)::int8 FROM pg_stat_statements WHERE query LIKE 'COPY%'";
 /// The same scan and join in DuckDB; the variable names a Python that has it.
 const DUCKDB: &str = include_str!("duckdb.py");
-const DUCKDB_PYTHON: &str = "TOWNLAKE_DUCKDB_PYTHON";
+pub(super) const DUCKDB_PYTHON: &str = "TOWNLAKE_DUCKDB_PYTHON";
 
 /// A server with the table.
 pub(super) async fn start() -> Result<Postgres> {
@@ -36,22 +37,26 @@ pub(super) async fn start() -> Result<Postgres> {
 }
 
 pub(super) fn catalog(postgres: &Postgres) -> String {
-    format!("[catalogs.crm]\ntype = \"postgres\"\nurl = \"{}\"\nreaders = [\"bench\"]\n", postgres.url("postgres"))
+    format!("[catalogs.crm]\ntype = \"postgres\"\nurl = \"{}\"\nwriters = [\"bench\"]\n", postgres.url("postgres"))
 }
 
 pub(super) async fn run(bed: &Bed, postgres: &Postgres, rounds: usize) -> Result<()> {
     let admin = postgres.connect("postgres").await?;
     scans(bed, &SUBJECT, rounds, async || copy(postgres).await).await?;
-    let reset = async || {
-        let sql = "SELECT pg_stat_statements_reset()";
-        admin.batch_execute(sql).await.map_err(|error| failed(sql, error))
-    };
-    let moved = async || {
-        let row = admin.query_one(MOVED, &[]).await.map_err(|error| failed(MOVED, error))?;
-        Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or_default())
-    };
-    joins(bed, &SUBJECT, rounds, reset, moved).await?;
+    joins(bed, &SUBJECT, rounds, async || reset(&admin).await, async || moved(&admin).await).await?;
     duckdb(bed, postgres, rounds).await
+}
+
+/// Begins to count anew.
+pub(super) async fn reset(admin: &Client) -> Result<()> {
+    let sql = "SELECT pg_stat_statements_reset()";
+    admin.batch_execute(sql).await.map_err(|error| failed(sql, error))
+}
+
+/// The rows that it gave since.
+pub(super) async fn moved(admin: &Client) -> Result<u64> {
+    let row = admin.query_one(MOVED, &[]).await.map_err(|error| failed(MOVED, error))?;
+    Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or_default())
 }
 
 /// The server's own fastest client.
@@ -82,6 +87,6 @@ async fn duckdb(bed: &Bed, postgres: &Postgres, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-fn failed(what: &str, error: tokio_postgres::Error) -> Error {
+pub(super) fn failed(what: &str, error: tokio_postgres::Error) -> Error {
     Error::internal(format!("Postgres: {what} failed")).with_source(error)
 }

@@ -316,7 +316,9 @@ impl Registry {
 
     fn timed_out(&self, doing: &str) -> Error {
         let text = format!("{} did not answer in time: {doing}", self.place());
-        Error::new(ErrorCode::SourceUnavailable, text).retryable()
+        Error::new(ErrorCode::SourceUnavailable, text)
+            .with_hint(format!("the limit is `request_timeout` in [catalogs.{}]", self.catalog))
+            .retryable()
     }
 
     fn corrupt(&self, what: &str) -> Error {
