@@ -44,7 +44,7 @@ pub struct Made {
 impl Made {
     /// The catalog of a definition. Nothing is connected yet.
     ///
-    /// Errors: `INVALID_ARGUMENT`, `CONFIG_INVALID`; `NOT_SUPPORTED` for an Iceberg catalog.
+    /// Errors: `INVALID_ARGUMENT`, whatever is wrong with its properties; `NOT_SUPPORTED` for an Iceberg catalog.
     pub fn new(definition: CatalogDefinition) -> Result<Self> {
         let config = definition.config()?;
         if let CatalogConfig::Files(files) = &config
@@ -55,7 +55,7 @@ impl Made {
             return Err(Error::new(ErrorCode::NotSupported, message)
                 .with_hint("write it as [catalogs.<name>] on every node, or name a bucket (s3://…)"));
         }
-        let source = source_of(&definition.name, &config)?.ok_or_else(|| {
+        let source = source_of(&definition.name, &config).map_err(CatalogDefinition::refused)?.ok_or_else(|| {
             let message = format!("CREATE CATALOG {} USING iceberg is not supported", definition.name);
             Error::new(ErrorCode::NotSupported, message).with_hint("Iceberg catalogs are in the configuration")
         })?;

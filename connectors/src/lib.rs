@@ -15,6 +15,7 @@ pub mod dynamic_filters;
 mod files;
 mod filters;
 mod http;
+mod json_members;
 mod kafka;
 mod nothing_pushed;
 pub mod operation;
