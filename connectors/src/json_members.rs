@@ -11,11 +11,14 @@ use serde_json::value::RawValue;
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// Names, each with its value.
+pub(crate) type Listed<'a> = Vec<(Cow<'a, str>, &'a str)>;
+
 /// The members of an object, in order; `None` for anything else. Values are not looked into, however deep they are nested.
-pub(crate) fn members(text: &str) -> Option<Vec<(Cow<'_, str>, &str)>> {
+pub(crate) fn members(text: &str) -> Option<Listed<'_>> {
     struct Members;
     impl<'a> Visitor<'a> for Members {
-        type Value = Vec<(Cow<'a, str>, &'a str)>;
+        type Value = Listed<'a>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("a JSON object")

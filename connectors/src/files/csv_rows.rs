@@ -145,8 +145,11 @@ impl CsvRows {
 mod tests {
     use super::*;
 
+    /// A line, and the values in it.
+    type Row = (u64, Vec<Option<String>>);
+
     /// All rows, the text given in pieces of so many bytes.
-    fn rows(text: &[u8], piece: usize, most: usize) -> Result<Vec<(u64, Vec<Option<String>>)>, Misfit> {
+    fn rows(text: &[u8], piece: usize, most: usize) -> Result<Vec<Row>, Misfit> {
         let mut rows = CsvRows::new(None, most);
         let mut found = Vec::new();
         let mut left = text;

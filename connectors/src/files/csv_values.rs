@@ -186,7 +186,7 @@ fn time(text: &str, unit: TimeUnit, zoned: bool) -> Option<i64> {
     let time: DateTime<Utc> = is_ours.then(|| string_to_datetime(&Utc, text).ok()).flatten()?;
     let finer = 10_u32.pow(9 - digits(unit));
     match unit {
-        _ if time.nanosecond() % finer != 0 => None,
+        _ if !time.nanosecond().is_multiple_of(finer) => None,
         TimeUnit::Second => Some(time.timestamp()),
         TimeUnit::Millisecond => Some(time.timestamp_millis()),
         TimeUnit::Microsecond => Some(time.timestamp_micros()),

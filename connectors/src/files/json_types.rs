@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::misfit::Misfit;
 use super::numbers::double;
-use crate::json_members::members;
+use crate::json_members::{Listed, members};
 
 /// What is nested more deeply is text.
 const DEEPEST: usize = 16;
@@ -48,13 +48,13 @@ pub(crate) fn columns(sample: &[u8], most_rows: usize) -> Result<Schema, Misfit>
 }
 
 /// The members of the object that a line is.
-pub(super) fn object(text: &[u8], line: u64) -> Result<Vec<(std::borrow::Cow<'_, str>, &str)>, Misfit> {
+pub(super) fn object(text: &[u8], line: u64) -> Result<Listed<'_>, Misfit> {
     let text = std::str::from_utf8(text).map_err(|_| Misfit::row(line, "no UTF-8"))?;
     members(text).ok_or_else(|| Misfit::row(line, "no JSON object"))
 }
 
 impl Members {
-    fn note(&mut self, members: Vec<(std::borrow::Cow<'_, str>, &str)>, depth: usize) {
+    fn note(&mut self, members: Listed<'_>, depth: usize) {
         for (name, text) in members {
             let place = match self.places.get(name.as_ref()) {
                 Some(place) => *place,
