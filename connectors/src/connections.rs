@@ -191,3 +191,35 @@ impl fmt::Debug for SourceConnections {
         f.debug_set().entries(self.fixed.keys()).entries(self.made.read().keys()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whatever_is_wrong_with_a_statement_is_an_invalid_argument() {
+        for (kind, properties) in [
+            ("postgres", json!({"url": "hunter2"})),
+            ("postgres", json!({"ur": "postgres://u:hunter2@h/d"})),
+            ("clickhouse", json!({"url": "ftp://u:hunter2@h/"})),
+            ("files", json!({"location": "hunter2"})),
+            ("kafka", json!({"brokers": ["a:1"], "tls": "require", "tls_ca": "/no/such/hunter2"})),
+        ] {
+            let serde_json::Value::Object(properties) = properties else { panic!("no object") };
+            let text = |text: &str| text.to_string();
+            let made = Made::new(CatalogDefinition {
+                name: text("crm2"),
+                id: text("1"),
+                kind: text(kind),
+                properties,
+                owner: text("ann"),
+            });
+            let error = made.map(|_| ()).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidArgument, "{kind}: {error}");
+            assert!(error.message().contains("crm2"), "{kind}: {error}");
+            assert!(kind == "kafka" || !format!("{error:?}").contains("hunter2"), "{kind}: {error:?}");
+        }
+    }
+}
