@@ -88,6 +88,9 @@ impl Cut {
         if text.len() > LONGEST_TEXT {
             return Err(refused(format!("a cut has at most {LONGEST_TEXT} bytes")));
         }
+        if !text.trim_start().starts_with('{') {
+            return Err(refused("this is no query id of this coordinator and no text of a cut".to_string()));
+        }
         serde_json::from_str(text).map_err(|error| refused(format!("this is no cut: {error}")))
     }
 
@@ -140,6 +143,8 @@ mod tests {
         cut.note("events.db.clicks", Pinned::unpinned("clickhouse"));
         assert_eq!(Cut::parse(&cut.to_text()).unwrap(), cut);
         assert_eq!(cut.to_string().lines().count(), 3);
+        let error = Cut::parse("nonsense").unwrap_err();
+        assert_eq!(error.message(), "this is no query id of this coordinator and no text of a cut");
         for text in ["", "now", "[]", "{\"a\":1}", "{\"a\":{\"kind\":\"x\",\"at\":\"\",\"promise\":\"sure\"}}"] {
             assert_eq!(Cut::parse(text).unwrap_err().code(), ErrorCode::InvalidArgument, "{text}");
         }

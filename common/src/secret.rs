@@ -41,10 +41,10 @@ enum Form {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let form = Form::deserialize(deserializer).map_err(|_| {
-            D::Error::custom(
-                "a secret (`url`, for one) is missing, or is no text, { env = \"NAME\" } or { file = \"PATH\" }",
-            )
+        // Apart, so that a key that is not there is told as such.
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let form = Form::deserialize(value).map_err(|_| {
+            D::Error::custom("a secret (`url`, for one) is no text, { env = \"NAME\" } or { file = \"PATH\" }")
         })?;
         let text = match form {
             Form::Text(text) => text,

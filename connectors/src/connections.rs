@@ -49,7 +49,7 @@ pub struct Made {
 impl Made {
     /// The catalog of a definition. Nothing is connected yet.
     ///
-    /// Errors: `INVALID_ARGUMENT`, `CONFIG_INVALID`; `NOT_SUPPORTED` for an Iceberg catalog.
+    /// Errors: `INVALID_ARGUMENT`, whatever is wrong with its properties; `NOT_SUPPORTED` for an Iceberg catalog.
     pub fn new(definition: CatalogDefinition) -> Result<Self> {
         let config = definition.config()?;
         if let CatalogConfig::Files(files) = &config
@@ -60,7 +60,7 @@ impl Made {
             return Err(Error::new(ErrorCode::NotSupported, message)
                 .with_hint("write it as [catalogs.<name>] on every node, or name a bucket (s3://…)"));
         }
-        let source = source_of(&definition.name, &config)?.ok_or_else(|| {
+        let source = source_of(&definition.name, &config).map_err(CatalogDefinition::refused)?.ok_or_else(|| {
             let message = format!("CREATE CATALOG {} USING iceberg is not supported", definition.name);
             Error::new(ErrorCode::NotSupported, message).with_hint("Iceberg catalogs are in the configuration")
         })?;
@@ -257,5 +257,37 @@ impl SourceConnections {
 impl fmt::Debug for SourceConnections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.fixed.keys()).entries(self.made.read().keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whatever_is_wrong_with_a_statement_is_an_invalid_argument() {
+        for (kind, properties) in [
+            ("postgres", json!({"url": "hunter2"})),
+            ("postgres", json!({"ur": "postgres://u:hunter2@h/d"})),
+            ("clickhouse", json!({"url": "ftp://u:hunter2@h/"})),
+            ("files", json!({"location": "hunter2"})),
+            ("kafka", json!({"brokers": ["a:1"], "tls": "require", "tls_ca": "/no/such/hunter2"})),
+        ] {
+            let serde_json::Value::Object(properties) = properties else { panic!("no object") };
+            let text = |text: &str| text.to_string();
+            let made = Made::new(CatalogDefinition {
+                name: text("crm2"),
+                id: text("1"),
+                kind: text(kind),
+                properties,
+                owner: text("ann"),
+            });
+            let error = made.map(|_| ()).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidArgument, "{kind}: {error}");
+            assert!(error.message().contains("crm2"), "{kind}: {error}");
+            assert!(kind == "kafka" || !format!("{error:?}").contains("hunter2"), "{kind}: {error:?}");
+        }
     }
 }

@@ -17,6 +17,7 @@ mod files;
 mod filters;
 mod full;
 mod http;
+mod json_members;
 mod kafka;
 mod nothing_pushed;
 pub mod operation;

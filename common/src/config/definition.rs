@@ -6,7 +6,7 @@ use figment::Figment;
 use figment::providers::Serialized;
 use serde_json::{Map, Value};
 
-use super::{CatalogConfig, Config};
+use super::{CatalogConfig, Config, Fault};
 use crate::{Error, ErrorCode, Result};
 
 /// Keys whose values are shown. All others are taken for secrets.
@@ -59,15 +59,38 @@ impl CatalogDefinition {
         section.insert("type".to_string(), Value::String(self.kind.clone()));
         let catalogs = Value::Object(Map::from_iter([(self.name.clone(), Value::Object(section))]));
         let figment = Figment::from(Serialized::default("catalogs", catalogs));
-        let refused = |error: Error| {
-            let refused = Error::new(ErrorCode::InvalidArgument, error.message());
-            match error.hint() {
-                Some(hint) => refused.with_hint(hint),
-                None => refused,
-            }
-        };
-        let mut config = Config::extract(figment, None).map_err(refused)?;
+        let unread = |fault: Fault| self.unread(&fault);
+        let mut config = Config::read(&figment).map_err(unread)?;
+        config.validate().map_err(Self::refused)?;
         config.catalogs.remove(&self.name).ok_or_else(|| Error::internal("a catalog has lost its name"))
+    }
+
+    /// What is wrong with a configuration, as said of a statement.
+    pub fn refused(error: Error) -> Error {
+        if error.code() != ErrorCode::ConfigInvalid {
+            return error;
+        }
+        let refused = Error::new(ErrorCode::InvalidArgument, error.message());
+        match error.hint() {
+            Some(hint) => refused.with_hint(hint),
+            None => refused,
+        }
+    }
+
+    fn unread(&self, fault: &Fault) -> Error {
+        let statement = format!("CREATE CATALOG {} USING {}", self.name, self.kind);
+        let message = match fault.key.as_slice() {
+            [_, _] if fault.is_of_kind => format!("{statement}: the kind {}", fault.what),
+            [_, _, key @ ..] if !key.is_empty() => {
+                format!("{statement}: `{}`{}: {}", key.join("."), fault.of, fault.what)
+            }
+            _ => format!("{statement} WITH (…): {}", fault.what),
+        };
+        let refused = Error::new(ErrorCode::InvalidArgument, message);
+        match &fault.missing {
+            Some(key) if fault.key.len() == 2 => refused.with_hint(format!("WITH ({key} = …)")),
+            _ => refused,
+        }
     }
 
     /// Tables of a catalog, which a section of the configuration has as sections of its own: in SQL a text of JSON.
@@ -152,8 +175,15 @@ mod tests {
             ("postgres", json!({"url": "postgres://u:hunter2@h/d", "conections": 4}), "did you mean `connections`"),
             ("postgres", json!({"url": "postgres://u:hunter2@h/d", "connections": "hunter2"}), "connections"),
             ("postgres", json!({"url": "postgres://u:hunter2@h/d", "connections": 1}), "at least 2"),
-            ("postgres", json!({}), "url"),
+            ("postgres", json!({}), "WITH (…): the key `url` is missing"),
+            ("postgres", json!({"ur": "postgres://u:hunter2@h/d"}), "there is no key `ur`, did you mean `url`?"),
+            (
+                "clickhouse",
+                json!({"url": "http://hunter2@h", "connections": "hunter2"}),
+                "`connections`: must be a whole number",
+            ),
             ("oracle", json!({"url": "hunter2"}), "must be one of"),
+            ("postgress", json!({"url": "hunter2"}), "did you mean `postgres`?"),
         ] {
             let error = definition(kind, properties).config().unwrap_err();
             assert_eq!(error.code(), ErrorCode::InvalidArgument);
@@ -187,7 +217,15 @@ mod tests {
             ("hunter2", "`tables`"),
             ("{}", "`tables`"),
             ("[1]", "`tables`"),
-            (r#"[{"topic": "t", "fromat": "json"}]"#, "format"),
+            (
+                r#"[{"topic": "t"}, {"topic": "u", "fromat": "json"}]"#,
+                "`tables.1.fromat` (topic u): there is no key `fromat`",
+            ),
+            (
+                r#"[{"topic": "t", "columns": [{"name": "a", "typ": "int"}]}]"#,
+                "`tables.0.columns.0.typ` (topic t): there is no key `typ`",
+            ),
+            (r#"[{"format": "json"}]"#, "the key `topic` is missing"),
             (r#"[{"topic": "t", "format": "hunter2"}]"#, "protobuf"),
         ] {
             let error = definition("kafka", json!({"brokers": ["a:1"], "tables": tables})).config().unwrap_err();

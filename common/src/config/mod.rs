@@ -86,20 +86,16 @@ impl Config {
     }
 
     fn extract(figment: Figment, path: Option<&Path>) -> Result<Self> {
-        let config: Self = figment.extract().map_err(|error| {
-            // figment quotes offending values; a value may be a secret, so only the key and the kind are told.
-            let mut key = error.path.join(".");
-            if let [section, name] = error.path.as_slice()
-                && section == "catalogs"
-                && let Some(inside) = key_at_fault(&figment, name)
-            {
-                key = format!("{key}.{inside}");
-            }
+        let config = Self::read(&figment).map_err(|Fault { key, of, what, .. }| {
             let place = path.map(|p| format!(" in {}", p.display())).unwrap_or_default();
-            Error::new(ErrorCode::ConfigInvalid, format!("configuration key `{key}`{place}: {}", kind_of(&error.kind)))
+            Error::new(ErrorCode::ConfigInvalid, format!("configuration key `{}`{of}{place}: {what}", key.join(".")))
         })?;
         config.validate()?;
         Ok(config)
+    }
+
+    fn read(figment: &Figment) -> Result<Self, Fault> {
+        figment.extract().map_err(|error| Fault::of(figment, &error))
     }
 
     /// What types alone cannot say.
@@ -114,6 +110,65 @@ impl Config {
         }
         self.auth.validate(&self.server)
     }
+}
+
+/// A key that cannot be read. figment quotes offending values; a value may be a secret, so only the key and the kind are told.
+struct Fault {
+    key: Vec<String>,
+    /// What the key is of, to be read after it; may be empty.
+    of: String,
+    what: String,
+    /// A key that is not there.
+    missing: Option<String>,
+    /// Whether it is the kind of a catalog that is none.
+    is_of_kind: bool,
+}
+
+impl Fault {
+    fn of(figment: &Figment, error: &figment::Error) -> Self {
+        let mut fault = Self::new(error);
+        let [section, name] = error.path.as_slice() else { return fault };
+        if section != "catalogs" {
+            return fault;
+        }
+        if let Some(inside) = key_at_fault(figment, name) {
+            fault.is_of_kind = false;
+            fault.key.push(inside);
+        }
+        match fault.key.last() {
+            Some(key) if key == "tables" => in_tables(figment, name).unwrap_or(fault),
+            _ => fault,
+        }
+    }
+
+    fn new(error: &figment::Error) -> Self {
+        use figment::error::Kind;
+        Self {
+            key: error.path.clone(),
+            of: String::new(),
+            what: kind_of(&error.kind),
+            missing: match &error.kind {
+                Kind::MissingField(field) => Some(field.to_string()),
+                _ => None,
+            },
+            is_of_kind: matches!(&error.kind, Kind::UnknownVariant(_, known) if known.contains(&"postgres")),
+        }
+    }
+}
+
+/// Which of the tables of a catalog cannot be read, and why.
+fn in_tables(figment: &Figment, catalog: &str) -> Option<Fault> {
+    let key = format!("catalogs.{catalog}.tables");
+    let tables = figment.find_value(&key).ok()?.into_array()?;
+    tables.iter().enumerate().find_map(|(index, table)| {
+        let error = Figment::from(Serialized::defaults(table)).extract::<KafkaTable>().err()?;
+        let topic = table.as_dict().and_then(|table| table.get("topic")?.as_str());
+        let of = topic.map(|topic| format!(" (topic {topic})")).unwrap_or_default();
+        let mut fault = Fault { of, ..Fault::new(&error) };
+        let outer = ["catalogs", catalog, "tables"].map(str::to_string).into_iter().chain([index.to_string()]);
+        fault.key = outer.chain(fault.key).collect();
+        Some(fault)
+    })
 }
 
 /// The key without which the section of a catalog could be read: an enum by `type` does not tell where it has failed.
@@ -169,13 +224,27 @@ fn kind_of(kind: &figment::error::Kind) -> String {
             format!("there is no key `{field}`{hint}")
         }
         Kind::MissingField(field) => format!("the key `{field}` is missing"),
-        Kind::UnknownVariant(_, known) => format!("must be one of {}", known.join(", ")),
-        Kind::InvalidType(_, expected) => format!("must be {expected}"),
-        Kind::InvalidValue(_, expected) => format!("must be {expected}"),
+        Kind::UnknownVariant(given, known) => {
+            let near = crate::nearest(given, known.iter().copied());
+            let hint = near.map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
+            format!("must be one of {}{hint}", known.join(", "))
+        }
+        Kind::InvalidType(_, expected) => format!("must be {}", in_words(&expected.to_string())),
+        Kind::InvalidValue(_, expected) => format!("must be {}", in_words(&expected.to_string())),
         Kind::InvalidLength(_, expected) => format!("must have {expected}"),
         // the parser quotes the line at fault, which may hold a secret: only its first line, with the place, is told
         Kind::Message(message) => message.lines().next().unwrap_or_default().to_string(),
         _ => "cannot be read".to_string(),
+    }
+}
+
+/// What serde expects, for people.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "usize" | "u64" | "u32" | "u16" | "u8" | "i64" | "i32" | "isize" => "a whole number",
+        "a boolean" => "true or false",
+        "a string" => "a text",
+        other => other,
     }
 }
 
@@ -208,6 +277,10 @@ mod tests {
         assert!(error.message().contains("did you mean `flight`"), "{error}");
         let error = Config::from_toml("[store]\nurl = \"postgres://u:hunter2@h/d").unwrap_err();
         assert!(error.message().contains("line 2") && !format!("{error:?}").contains("hunter2"), "{error:?}");
+        let bus = "[catalogs.bus]\ntype = \"kafka\"\nbrokers = [\"a:1\"]\n[[catalogs.bus.tables]]\ntopic = \"t\"\nfromat = \"json\"";
+        let error = Config::from_toml(bus).unwrap_err();
+        let told = "`catalogs.bus.tables.0.fromat` (topic t): there is no key `fromat`, did you mean `format`?";
+        assert!(error.message().contains(told), "{error}");
         let error = Config::from_toml("[store]\nurl = hunter2").unwrap_err();
         assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         let error = Config::from_toml("[catalogs.crm]\ntype = \"postgres\"\nurl = { hunter2 = 1 }").unwrap_err();

@@ -11,6 +11,7 @@ const TOO_MANY_QUERIES: i32 = 202;
 
 /// Longest text of the server that is told.
 const TEXT_LIMIT: usize = 300;
+const SYNTAX_ERROR: i32 = 62;
 
 /// Which server an error is about.
 #[derive(Debug, Clone)]
@@ -29,9 +30,14 @@ impl Server {
         let Some(code) = code.or_else(|| code_in(text)) else {
             return self.corrupt("an error without a code");
         };
-        let told = if tells_no_data(code) { reason(text) } else { None };
+        let told = match code {
+            SYNTAX_ERROR => place_of_syntax_error(text),
+            code if tells_no_data(code) => reason(text),
+            _ => None,
+        };
         let told = told.map(|reason| format!(": {reason}")).unwrap_or_default();
-        let message = format!("catalog {catalog}: ClickHouse at {host} refused to {doing}{told} (code {code})");
+        let name = name_of(code).map(|name| format!(" {name}")).unwrap_or_default();
+        let message = format!("catalog {catalog}: ClickHouse at {host} refused to {doing}{told} (code {code}{name})");
         let error = Error::new(code_of(code), message);
         match code {
             TOO_MANY_QUERIES => error
@@ -41,6 +47,9 @@ impl Server {
                 .with_source(Full)
                 .retryable(),
             164 | 452 => error.with_hint("the account must be allowed to change settings: readonly = 2, or 0"),
+            192..=195 | 516 => {
+                error.with_hint(format!("see the account and its password in `url` of [catalogs.{catalog}]"))
+            }
             209 | 210 | 425 | 999 => error.retryable(),
             _ => error,
         }
@@ -137,6 +146,46 @@ fn reason(text: &str) -> Option<String> {
     let reason: String = text.get(..end)?.chars().take(TEXT_LIMIT).collect();
     let reason = reason.trim().trim_end_matches('.');
     (!reason.is_empty()).then(|| reason.to_string())
+}
+
+/// Where a statement of somebody's own is no SQL. The text goes on with the statement itself, which may hold anything. It is sent between two lines
+/// of ours.
+fn place_of_syntax_error(text: &str) -> Option<String> {
+    let (line, rest) = text.split_once("(line ")?.1.split_once(", col ")?;
+    let line = line.parse::<u32>().ok()?.saturating_sub(1).max(1);
+    let column: u32 = rest.split_once(')')?.0.parse().ok()?;
+    Some(format!("syntax error at line {line}, column {column}"))
+}
+
+/// The name of a code whose text is not told.
+fn name_of(code: i32) -> Option<&'static str> {
+    Some(match code {
+        6 => "CANNOT_PARSE_TEXT",
+        8 => "THERE_IS_NO_COLUMN",
+        27 => "CANNOT_PARSE_INPUT_ASSERTION_FAILED",
+        36 => "BAD_ARGUMENTS",
+        38 => "CANNOT_PARSE_DATE",
+        41 => "CANNOT_PARSE_DATETIME",
+        42 => "NUMBER_OF_ARGUMENTS_DOESNT_MATCH",
+        43 => "ILLEGAL_TYPE_OF_ARGUMENT",
+        53 => "TYPE_MISMATCH",
+        SYNTAX_ERROR => "SYNTAX_ERROR",
+        69 => "ARGUMENT_OUT_OF_BOUND",
+        70 => "CANNOT_CONVERT_TYPE",
+        72 => "CANNOT_PARSE_NUMBER",
+        153 => "ILLEGAL_DIVISION",
+        192 => "UNKNOWN_USER",
+        193 => "WRONG_PASSWORD",
+        194 => "REQUIRED_PASSWORD",
+        195 => "IP_ADDRESS_NOT_ALLOWED",
+        215 => "NOT_AN_AGGREGATE",
+        349 => "CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN",
+        386 => "NO_COMMON_TYPE",
+        395 => "FUNCTION_THROW_IF_VALUE_IS_NON_ZERO",
+        407 => "DECIMAL_OVERFLOW",
+        516 => "AUTHENTICATION_FAILED",
+        _ => return None,
+    })
 }
 
 /// Of these the text names tables, columns, grants and limits. Others may quote rows, literals or the account.
@@ -243,11 +292,25 @@ mod tests {
             "Code: 6. DB::Exception: Cannot parse string 'hunter2' as UInt8: syntax error",
             "Code: 395. DB::Exception: hunter2: while executing 'FUNCTION throwIf'",
             "Code: 47. DB::Exception: Unknown identifier `a` in scope SELECT a FROM t WHERE s = 'hunter2'",
+            "Code: 62. DB::Exception: Syntax error: failed at position 24 (hunter2) (line 2, col 8): hunter2 FROM t. (SYNTAX_ERROR)",
+            "Code: 62. DB::Exception: Syntax error: failed at position 24 ('(line hunter2, col 7)') (line 2, col 8): x",
         ];
         for text in secrets {
             let error = server().exception("read", None, text);
             assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         }
         assert_eq!(server().exception("x", Some(516), "").code(), ErrorCode::SourceDenied);
+    }
+
+    #[test]
+    fn what_is_not_told_has_a_name_and_a_place() {
+        let told = |text: &str| server().exception("plan the query", None, text).message().to_string();
+        let syntax =
+            "Code: 62. DB::Exception: Syntax error: failed at position 24 ('FRM') (line 2, col 8): FRM t. Expected: x";
+        assert!(told(syntax).ends_with("plan the query: syntax error at line 1, column 8 (code 62 SYNTAX_ERROR)"));
+        assert!(told("Code: 62. DB::Exception: Syntax error").ends_with("plan the query (code 62 SYNTAX_ERROR)"));
+        let password = server().exception("read", None, "Code: 193, e.displayText() = DB::Exception: Wrong password");
+        assert!(password.message().ends_with("(code 193 WRONG_PASSWORD)"), "{password}");
+        assert!(password.hint().is_some_and(|hint| hint.contains("[catalogs.ch]")), "{password:?}");
     }
 }

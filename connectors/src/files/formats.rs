@@ -1,10 +1,10 @@
 //! The formats, and how columns are learnt from a file.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::error::ArrowError;
 use bytes::Bytes;
 use object_store::ObjectMeta;
 use parquet::arrow::async_reader::AsyncFileReader;
@@ -12,6 +12,10 @@ use parquet::arrow::parquet_to_arrow_schema;
 use townlake_common::{Error, ErrorCode, Result};
 use townlake_proto::files as wire;
 
+use super::csv_rows::CsvRows;
+use super::csv_values::type_of;
+use super::json_types;
+use super::misfit::Misfit;
 use super::parquet_file::ParquetFile;
 use super::store::Store;
 
@@ -75,20 +79,19 @@ impl Format {
                 schema.map_err(|error| corrupt(store, file, error))?
             }
             Self::Csv => {
-                csv_columns(&sample(store, file).await?, SAMPLE_ROWS).map_err(|_| unlike(store, file, self))?
+                let sample = sample(store, file).await?;
+                let learnt = csv_columns(&sample, sample.len() as u64 == file.size);
+                learnt.map_err(|misfit| unlike(store, file, self, &misfit))?
             }
             Self::Json => {
-                let sample = sample(store, file).await?;
-                let learnt = arrow::json::reader::infer_json_schema(sample.as_ref(), Some(SAMPLE_ROWS));
-                learnt.map_err(|_| unlike(store, file, self))?.0
+                let learnt = json_types::columns(&sample(store, file).await?, SAMPLE_ROWS);
+                learnt.map_err(|misfit| unlike(store, file, self, &misfit))?
             }
         };
         let plain = |field: &Arc<Field>| Field::new(field.name(), plain(field.data_type()), true);
         let fields: Vec<_> = schema.fields().iter().map(plain).collect();
-        if let Some(twice) =
-            fields.iter().enumerate().find(|(n, field)| fields[..*n].iter().any(|f| f.name() == field.name()))
-        {
-            let message = format!("{}: column {} is there twice", name(store, file), twice.1.name());
+        if let Some(twice) = twice(fields.iter().map(|field| field.name().as_str())) {
+            let message = format!("{}: column {twice} is there twice", name(store, file));
             return Err(Error::new(ErrorCode::FormatNotSupported, message));
         }
         Ok(Arc::new(Schema::new(fields)))
@@ -105,9 +108,28 @@ impl fmt::Display for Format {
     }
 }
 
-/// The names of a CSV file's columns, and types that its first rows have.
-pub(crate) fn csv_columns(sample: &Bytes, rows: usize) -> std::result::Result<Schema, ArrowError> {
-    Ok(arrow::csv::reader::Format::default().with_header(true).infer_schema(sample.as_ref(), Some(rows))?.0)
+/// The names of a CSV file's columns, and types that its first rows have. What is not the whole file may end within a row.
+fn csv_columns(sample: &[u8], is_whole: bool) -> std::result::Result<Schema, Misfit> {
+    let mut rows = CsvRows::new(None, SAMPLE_ROWS);
+    let mut left = sample;
+    while is_whole || !left.is_empty() {
+        let taken = rows.decode(left)?;
+        left = &left[taken..];
+        if taken == 0 {
+            break;
+        }
+    }
+    let fields: Vec<_> = match rows.flush() {
+        Some(batch) => batch.columns.iter().map(|(name, values)| Field::new(name, type_of(values), true)).collect(),
+        None => rows.names().unwrap_or_default().iter().map(|name| Field::new(name, DataType::Utf8, true)).collect(),
+    };
+    Ok(Schema::new(fields))
+}
+
+/// A name that is there twice.
+pub(crate) fn twice<'n>(names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let mut seen = HashSet::new();
+    names.into_iter().find(|name| !seen.insert(*name))
 }
 
 /// The beginning of a file, up to the end of a line.
@@ -148,10 +170,20 @@ fn corrupt(store: &Store, file: &ObjectMeta, error: parquet::errors::ParquetErro
         .with_source(error)
 }
 
-/// Without the parser's own words: they quote values.
-fn unlike(store: &Store, file: &ObjectMeta, format: Format) -> Error {
-    Error::new(
-        ErrorCode::DataCorrupt,
-        format!("{} is no {format} file: its first rows do not parse", name(store, file)),
-    )
+fn unlike(store: &Store, file: &ObjectMeta, format: Format, misfit: &Misfit) -> Error {
+    Error::new(ErrorCode::DataCorrupt, format!("{} is no {format} file: {misfit}", name(store, file)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_may_end_within_quotes() {
+        let text = b"a,b\n1,x\n2,\"y\n";
+        let learnt = csv_columns(text, false).unwrap();
+        assert_eq!(learnt.field(0).data_type(), &DataType::Int64);
+        assert_eq!(csv_columns(b"a,b\n1,x\n2", true).unwrap_err().line, 3);
+        assert_eq!(csv_columns(b"a,b\n", true).unwrap().fields().len(), 2);
+    }
 }

@@ -4,8 +4,14 @@
 //! ([`formats`]) and a scan is planned into a recipe and splits ([`provider`]); on the executors each split is read
 //! ([`reader`]).
 
+mod csv_rows;
+mod csv_values;
 mod formats;
+mod json_rows;
+mod json_types;
 mod listing;
+mod misfit;
+mod numbers;
 mod parquet_file;
 mod provider;
 mod reader;

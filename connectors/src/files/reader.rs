@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{Field, Schema, SchemaRef};
-use arrow::error::ArrowError;
+use arrow::datatypes::{Field, SchemaRef};
 use bytes::{Buf, Bytes};
-use futures::TryStreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, Fuse};
+use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
@@ -17,15 +16,17 @@ use parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchS
 use parquet::errors::ParquetError;
 use townlake_common::{Error, ErrorCode, Result};
 
-use super::formats::{Format, csv_columns};
+use super::csv_rows::{CsvBatch, CsvRows};
+use super::csv_values::parsed;
+use super::formats::{Format, twice};
+use super::json_rows::JsonRows;
+use super::misfit::Misfit;
 use super::parquet_file::ParquetFile;
 use super::recipe::{Recipe, Split};
 use super::store::Store;
 use crate::scan::ScanMetrics;
 
 const BATCH_ROWS: usize = 8192;
-/// The line of names of a CSV file lies in its first bytes.
-const HEADER_BYTES: usize = 64 << 10;
 
 /// A split that is being read.
 pub(crate) struct SplitReader {
@@ -45,15 +46,15 @@ enum Rows {
 
 /// Text that is decoded as it comes.
 struct Lines {
-    chunks: BoxStream<'static, object_store::Result<Bytes>>,
+    chunks: Fuse<BoxStream<'static, object_store::Result<Bytes>>>,
     chunk: Bytes,
     decoder: Decoder,
     metrics: ScanMetrics,
 }
 
 enum Decoder {
-    Csv(Box<arrow::csv::reader::Decoder>),
-    Json(Box<arrow::json::reader::Decoder>),
+    Csv(Box<CsvRows>, SchemaRef),
+    Json(Box<JsonRows>),
 }
 
 impl SplitReader {
@@ -73,8 +74,7 @@ impl SplitReader {
                 let file = store.get(&path).await?;
                 is_same(&store, &split, &file.meta)?;
                 let chunks = file.into_stream();
-                let lines = Lines::of(format, &recipe.schema, chunks, metrics).await;
-                Rows::Lines(Box::new(lines.map_err(|error| error.told(&store, &recipe, &path))?))
+                Rows::Lines(Box::new(Lines::of(format, &recipe.schema, chunks, metrics)?))
             }
         };
         let left = recipe.limit.unwrap_or(u64::MAX);
@@ -174,41 +174,33 @@ async fn parquet(
 }
 
 impl Lines {
-    async fn of(
+    fn of(
         format: Format,
         schema: &SchemaRef,
-        mut chunks: BoxStream<'static, object_store::Result<Bytes>>,
+        chunks: BoxStream<'static, object_store::Result<Bytes>>,
         metrics: &ScanMetrics,
-    ) -> std::result::Result<Self, Fault> {
-        let chunk = chunks.try_next().await?.unwrap_or_default();
+    ) -> Result<Self> {
         let decoder = match format {
             Format::Csv => {
-                let columns = csv_columns(&chunk.slice(..chunk.len().min(HEADER_BYTES)), 0)?;
-                let builder = arrow::csv::ReaderBuilder::new(Arc::new(as_in(&columns, schema)));
-                let wanted = columns.fields().iter().enumerate();
-                let wanted = wanted.filter(|(_, field)| schema.column_with_name(field.name()).is_some());
-                let wanted = wanted.map(|(place, _)| place).collect();
-                let builder = builder.with_header(true).with_batch_size(BATCH_ROWS).with_projection(wanted);
-                Decoder::Csv(Box::new(builder.build_decoder()))
+                let wanted = schema.fields().iter().map(|field| field.name().clone()).collect();
+                Decoder::Csv(Box::new(CsvRows::new(Some(wanted), BATCH_ROWS)), Arc::clone(schema))
             }
-            _ => {
-                let builder = arrow::json::ReaderBuilder::new(Arc::clone(schema)).with_batch_size(BATCH_ROWS);
-                Decoder::Json(Box::new(builder.build_decoder()?))
-            }
+            _ => Decoder::Json(Box::new(JsonRows::new(Arc::clone(schema), BATCH_ROWS)?)),
         };
-        Ok(Self { chunks, chunk, decoder, metrics: metrics.clone() })
+        Ok(Self { chunks: chunks.fuse(), chunk: Bytes::new(), decoder, metrics: metrics.clone() })
     }
 
     async fn next(&mut self) -> std::result::Result<Option<RecordBatch>, Fault> {
         loop {
-            if self.chunk.is_empty() {
-                self.chunk = self.chunks.try_next().await?.unwrap_or_default();
-                self.metrics.bytes_read.add(self.chunk.len());
+            while self.chunk.is_empty() {
+                let Some(chunk) = self.chunks.try_next().await? else { break };
+                self.metrics.bytes_read.add(chunk.len());
+                self.chunk = chunk;
             }
             let _timer = self.metrics.baseline.elapsed_compute().timer();
             let decoded = match &mut self.decoder {
-                Decoder::Csv(decoder) => decoder.decode(&self.chunk)?,
-                Decoder::Json(decoder) => decoder.decode(&self.chunk)?,
+                Decoder::Csv(rows, _) => rows.decode(&self.chunk)?,
+                Decoder::Json(rows) => rows.decode(&self.chunk)?,
             };
             self.chunk.advance(decoded);
             // A batch is full, or there is no more.
@@ -217,26 +209,37 @@ impl Lines {
             }
         }
         Ok(match &mut self.decoder {
-            Decoder::Csv(decoder) => decoder.flush()?,
-            Decoder::Json(decoder) => decoder.flush()?,
+            Decoder::Csv(rows, schema) => {
+                if let Some(twice) = twice(rows.names().unwrap_or_default().iter().map(String::as_str)) {
+                    return Err(Misfit::row(1, format!("column {twice} is there twice")).into());
+                }
+                rows.flush().map(|batch| typed(&batch, schema)).transpose()?
+            }
+            Decoder::Json(rows) => rows.flush()?,
         })
     }
 }
 
-/// The columns of a file in the types of the table; text where the table has no such column.
-fn as_in(columns: &Schema, table: &SchemaRef) -> Schema {
-    let typed = |field: &Arc<Field>| match table.field_with_name(field.name()) {
-        Ok(known) => known.clone(),
-        Err(_) => Field::new(field.name(), arrow::datatypes::DataType::Utf8, true),
+/// The rows in the types of the table.
+fn typed(batch: &CsvBatch, schema: &SchemaRef) -> std::result::Result<RecordBatch, Misfit> {
+    let (rows, first) = (batch.lines.len(), batch.lines.first().copied().unwrap_or_default());
+    let column = |field: &Arc<Field>| -> std::result::Result<ArrayRef, Misfit> {
+        let Some((_, values)) = batch.columns.iter().find(|(name, _)| name == field.name()) else {
+            return Ok(new_null_array(field.data_type(), rows));
+        };
+        let line = |row: usize| batch.lines.get(row).copied().unwrap_or_default();
+        parsed(values, field.data_type()).map_err(|row| Misfit::value(line(row), field.name(), field.data_type()))
     };
-    Schema::new(columns.fields().iter().map(typed).collect::<Vec<_>>())
+    let columns = schema.fields().iter().map(column).collect::<std::result::Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    let batch = RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options);
+    batch.map_err(|_| Misfit::row(first, "no row of the table"))
 }
 
 /// What went wrong in a file.
 enum Fault {
     Store(object_store::Error),
-    /// Text that does not parse; the parser's words quote values, and are dropped.
-    Text,
+    Text(Misfit),
     Parquet(ParquetError),
 }
 
@@ -252,7 +255,11 @@ impl Fault {
                 Err(error) => Error::new(ErrorCode::DataCorrupt, message).with_source(ParquetError::External(error)),
             },
             Self::Parquet(error) => Error::new(ErrorCode::DataCorrupt, message).with_source(error),
-            Self::Text => Error::new(ErrorCode::DataCorrupt, message).with_hint(
+            Self::Text(misfit) => Error::new(
+                ErrorCode::DataCorrupt,
+                format!("catalog {}: file {path} is no {format} file of the table's columns: {misfit}", store.catalog),
+            )
+            .with_hint(
                 "types are learnt from the first rows of the first file: load the files with `townlake load --types` where they mislead",
             ),
         }
@@ -265,9 +272,9 @@ impl From<object_store::Error> for Fault {
     }
 }
 
-impl From<ArrowError> for Fault {
-    fn from(_error: ArrowError) -> Self {
-        Self::Text
+impl From<Misfit> for Fault {
+    fn from(misfit: Misfit) -> Self {
+        Self::Text(misfit)
     }
 }
 

@@ -181,6 +181,53 @@ async fn what_does_not_fit_is_an_error_that_names_the_file_and_no_value() {
     assert_eq!(drop.shown("codes", "SELECT id, code FROM codes ORDER BY id").await, ["1 5", "2 7"]);
 }
 
+#[tokio::test]
+async fn what_has_no_type_in_common_is_read_as_text() {
+    let drop = Drop::new(&[
+        ("kinds.json", "{\"a\": 1, \"n\": 9223372036854775808}\n{\"a\": \"x\"}\n{\"a\": {\"b\": 1}}\n{\"a\": true}\n"),
+        ("lists.json", "{\"l\": [1, 2, {\"y\": null}]}\n"),
+        ("days.csv", "d,t,zip\n2024-01-01,2024-01-01 10:00:00,007\n\n2024-02-30,2024-01-01T10:00:00+02:00,1\n\"\",,\n"),
+        ("zoned.csv", "t\n2024-01-01T10:00:00+02:00\n2024-01-01T10:00:00.5Z\n"),
+    ]);
+    assert_eq!(
+        drop.shown("kinds", "SELECT a, n FROM kinds").await,
+        ["1 9223372036854775808", "x ", "{\"b\": 1} ", "true "]
+    );
+    assert_eq!(drop.shown("lists", "SELECT l[3] FROM lists").await, ["{\"y\": null}"]);
+    assert_eq!(
+        drop.shown("days", "SELECT d, t, zip FROM days").await,
+        ["2024-01-01 2024-01-01 10:00:00 007", "2024-02-30 2024-01-01T10:00:00+02:00 1", "  "]
+    );
+    assert_eq!(drop.shown("days", "SELECT count(*) FROM days WHERE d IS NULL").await, ["1"]);
+    assert_eq!(drop.shown("zoned", "SELECT t FROM zoned").await, ["2024-01-01T08:00:00Z", "2024-01-01T10:00:00.500Z"]);
+}
+
+#[tokio::test]
+async fn what_comes_later_and_does_not_fit_is_found_on_its_line() {
+    let drop = Drop::new(&[
+        ("c/a.csv", "id,at\n1,2024-01-01 10:00:00\n"),
+        ("c/b.csv", "at,id\n2024-01-01 10:00:00,1\n2024-01-01T10:00:00+02:00,2\n"),
+        ("j/a.json", "{\"id\": 1}\n"),
+        ("j/b.json", "\n{\"id\": 1}\n{\"id\": 1.5}\n"),
+        ("twice/a.csv", "a\n1\n"),
+        ("twice/b.csv", "a,a\n1,2\n"),
+    ]);
+    for (table, told) in [
+        (
+            "c",
+            "file c/b.csv is no CSV file of the table's columns: line 3, column at: no timestamp(0) without time zone",
+        ),
+        ("j", "file j/b.json is no JSON file of the table's columns: line 3, column id: no bigint"),
+        ("twice", "file twice/b.csv is no CSV file of the table's columns: line 1: column a is there twice"),
+    ] {
+        let error = drop.rows(table, &format!("SELECT * FROM {table}")).await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::DataCorrupt, "{error}");
+        assert!(error.message().ends_with(told), "{error}");
+    }
+    // What is not asked for is not looked at.
+    assert_eq!(drop.shown("c", "SELECT sum(id) FROM c").await, ["4"]);
+}
+
 #[test]
 fn a_recipe_crosses_the_wire() {
     use arrow::datatypes::{DataType, Field, Schema, TimeUnit};

@@ -183,29 +183,6 @@ impl Visitor<'_> for Key<'_> {
     }
 }
 
-/// The members of a JSON object, in order, each with its text; `None` for anything else. For guessing columns.
-pub(crate) fn members(value: &[u8]) -> Option<Vec<(String, String)>> {
-    struct Members;
-    impl<'a> Visitor<'a> for Members {
-        type Value = Vec<(String, String)>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a JSON object")
-        }
-
-        fn visit_map<M: MapAccess<'a>>(self, mut map: M) -> Result<Self::Value, M::Error> {
-            let mut members = Vec::new();
-            while let Some(key) = map.next_key::<String>()? {
-                members.push((key, map.next_value::<&RawValue>()?.get().to_string()));
-            }
-            Ok(members)
-        }
-    }
-    let mut deserializer = serde_json::Deserializer::from_str(std::str::from_utf8(value).ok()?);
-    let members = (&mut deserializer).deserialize_map(Members).ok()?;
-    deserializer.end().ok().map(|()| members)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::types::parse_path;
@@ -254,13 +231,5 @@ mod tests {
         assert_eq!(find(&["$.a"], &format!("{{\"a\": {deep}")), None);
         let places = Places::new(std::iter::empty());
         assert!(!places.find(b"\xff", &mut Vec::new()));
-    }
-
-    #[test]
-    fn members_are_listed_in_order() {
-        let listed = members(br#"{"b": 1, "a": [2]}"#).unwrap();
-        assert_eq!(listed, [("b".into(), "1".into()), ("a".into(), "[2]".into())]);
-        assert_eq!(members(b"[1]"), None);
-        assert_eq!(members(b"{} x"), None);
     }
 }

@@ -164,6 +164,9 @@ impl Source for KafkaSource {
     ) -> Result<Option<Arc<dyn TableProvider>>> {
         let Some(mut definition) = self.definition(schema, table) else { return Ok(None) };
         let layout = self.cluster.look_up(&query.id).await?.layout(&definition.topic).await?;
+        if layout.is_none() && self.defined.contains(&definition) {
+            return Err(definition.without_topic(&self.name));
+        }
         let is_shown = |is_internal: bool| !is_internal || self.defined.contains(&definition);
         if !layout.is_some_and(|layout| is_shown(layout.is_internal)) {
             return Ok(None);

@@ -6,9 +6,9 @@ use arrow::datatypes::DataType;
 use townlake_common::config::{KafkaCatalog, KafkaFormat, KafkaTable, OnError};
 use townlake_common::{Error, ErrorCode, Result};
 
-use super::json;
 use super::registry::ValueTable;
 use super::types::{Column, FieldType, Source, Step, parse_path};
+use crate::json_members::members;
 
 /// The schema of topics that nobody has defined as tables.
 pub(crate) const DEFAULT_SCHEMA: &str = "default";
@@ -90,6 +90,16 @@ impl Table {
         }
     }
 
+    /// What to say where the brokers do not know its topic.
+    pub fn without_topic(&self, catalog: &str) -> Error {
+        let Self { schema, name, topic, .. } = self;
+        let message = format!("table {catalog}.{schema}.{name}: the brokers have no topic {topic}");
+        Error::new(ErrorCode::TableNotFound, message).with_hint(
+            "the catalog defines the table, so that its `topic` may be misspelt there; or the topic was not created yet, or Kafka does not \
+             show it to the account",
+        )
+    }
+
     /// Whether its columns are found by looking at values.
     pub fn is_sampled(&self) -> bool {
         self.format == KafkaFormat::Json && self.fields.is_empty()
@@ -137,12 +147,13 @@ impl Table {
 /// type that holds all that was seen of it. What are other things than objects is passed over.
 pub(crate) fn guess<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<Column> {
     let mut seen: Vec<(String, Option<FieldType>)> = Vec::new();
-    for (name, text) in values.filter_map(json::members).flatten() {
+    let texts = values.filter_map(|value| std::str::from_utf8(value).ok());
+    for (name, text) in texts.filter_map(members).flatten() {
         // Names that Kafka's own columns have, with others of ours to come: they begin with a line.
         if name.is_empty() || name.starts_with('_') {
             continue;
         }
-        note(&mut seen, name, kind_of(&text));
+        note(&mut seen, name.into_owned(), kind_of(text));
     }
     let column = |(name, kind): (String, Option<FieldType>)| {
         let path = vec![Step::Member(name.clone())];
@@ -207,6 +218,9 @@ mod tests {
         assert_eq!(columns.len(), 8);
         let path = vec![Step::Member("a.b".into())];
         assert_eq!(columns[6].source, Source::Field(FieldType::Integer, path), "a name is not a path");
+        let missing = table.without_topic("bus");
+        assert_eq!(missing.code(), ErrorCode::TableNotFound);
+        assert_eq!(missing.message(), "table bus.default.t: the brokers have no topic t");
         for (wrong, named) in
             [("{ name = \"a\", type = \"map\" }", "type"), ("{ name = \"a\", type = \"int\", path = \"x\" }", "path")]
         {

@@ -318,26 +318,29 @@ impl Catalogs {
     }
 
     fn check_may_write(&self, principal: &Principal, catalog: &str) -> Result<()> {
-        let made = || self.sources.made_named(catalog).filter(|_| !self.is_configured(catalog));
-        if self.access.can_write(principal, catalog) || made().is_some_and(|made| made.config.writable_by(principal)) {
+        let made = self.sources.made_named(catalog).filter(|_| !self.is_configured(catalog));
+        let is_writer = made.as_ref().is_some_and(|made| made.config.writable_by(principal));
+        if is_writer || self.access.can_write(principal, catalog) {
             return Ok(());
         }
         let message = format!("{} may not write to catalog {catalog}", principal.name);
-        Err(Error::new(ErrorCode::PermissionDenied, message)
-            .with_hint(format!("the configuration lists who may: [catalogs.{catalog}] writers")))
+        let hint = match made {
+            None => format!("the configuration lists who may: [catalogs.{catalog}] writers"),
+            Some(_) => {
+                format!("who may was said when it was made: CREATE CATALOG {catalog} … WITH (writers = ARRAY['…'])")
+            }
+        };
+        Err(Error::new(ErrorCode::PermissionDenied, message).with_hint(hint))
     }
 
     /// The catalog, for changing it.
     ///
-    /// Errors: `CATALOG_NOT_FOUND` for one that the principal may not even read, `PERMISSION_DENIED` for one that it may
-    /// only read, `NOT_SUPPORTED` for one that nobody can write.
+    /// Errors: `CATALOG_NOT_FOUND` for one that the principal may not even read, `NOT_SUPPORTED` for one that nobody can
+    /// write, `PERMISSION_DENIED` for one that it may only read.
     pub async fn writable(&self, principal: &Principal, catalog: &str) -> Result<Arc<LakeCatalog>> {
-        let backend = self.backend(principal, catalog).await?;
-        if !matches!(backend, Backend::System) {
-            self.check_may_write(principal, catalog)?;
-        }
-        match backend {
-            Backend::Lake(lake) => Ok(lake),
+        match self.backend(principal, catalog).await? {
+            Backend::Lake(lake) => self.check_may_write(principal, catalog).map(|()| lake),
+            // For writers, too: nobody is sent for a right that would not help.
             Backend::Source(source) => {
                 let but = if source.takes_rows() { " but for INSERT INTO" } else { "" };
                 let message = format!("catalog {catalog} ({}) is read only{but}", source.kind());

@@ -54,7 +54,8 @@ impl Door {
         };
         let text = format!(
             "[cluster]\ninternal = \"127.0.0.1:0\"\n[store]\nurl = \"sqlite://{root}/state.db\"\n\
-             [limits]\n{limits}\n[auth]\nadmins = [\"root\"]\n{}{}",
+             [limits]\n{limits}\n[auth]\nadmins = [\"root\"]\n{}{}\
+             [catalogs.landing]\ntype = \"files\"\nlocation = \"file://{root}\"\nreaders = [\"dora\"]\n",
             lake("lake", "readers = [\"ann\", \"bob\"]\nwriters = [\"ann\"]"),
             lake("ledger", "readers = [\"carol\"]"),
         );
@@ -166,6 +167,24 @@ async fn a_failed_create_table_as_leaves_nothing() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     panic!("the table of the failed statement is still there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_nobody_can_write_asks_for_no_right() {
+    let (door, dora, bob) = (Door::open().await, session("dora"), session("bob"));
+    std::fs::write(door._folder.path().join("t.csv"), "id\n1\n").unwrap();
+    for sql in [
+        "INSERT INTO landing.default.t VALUES (1)",
+        "UPDATE landing.default.t SET id = 2",
+        "DELETE FROM landing.default.t",
+        "DROP TABLE landing.default.t",
+        "CREATE TABLE landing.default.u (id BIGINT)",
+    ] {
+        let error = door.error(&dora, sql).await;
+        assert_eq!(error.code(), ErrorCode::NotSupported, "{sql}: {error}");
+        assert!(error.message().contains("catalog landing (files) is read only"), "{sql}: {error}");
+        assert_eq!(door.error(&bob, sql).await.code(), ErrorCode::CatalogNotFound, "{sql}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
