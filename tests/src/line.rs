@@ -34,6 +34,7 @@ struct State {
     then: Mutex<Option<(u64, Mode)>>,
     bytes: AtomicU64,
     open: AtomicUsize,
+    ended: AtomicUsize,
     waiting: AtomicUsize,
 }
 
@@ -48,6 +49,7 @@ impl Line {
             then: Mutex::default(),
             bytes: AtomicU64::new(0),
             open: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
         });
         let of_all = Arc::clone(&state);
@@ -96,6 +98,11 @@ impl Line {
         self.state.open.load(Ordering::SeqCst)
     }
 
+    /// Connections that were on it and have ended.
+    pub fn ended(&self) -> usize {
+        self.state.ended.load(Ordering::SeqCst)
+    }
+
     /// Connections on which we have asked and wait, or that hold what came.
     pub fn waiting(&self) -> usize {
         self.state.waiting.load(Ordering::SeqCst)
@@ -134,6 +141,7 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.wait(false);
         self.state.open.fetch_sub(1, Ordering::SeqCst);
+        self.state.ended.fetch_add(1, Ordering::SeqCst);
     }
 }
 

@@ -369,8 +369,7 @@ impl Pool {
     /// Asks the server to end the running statement of another connection. Best effort: the socket is closed after it.
     async fn cancel(&self, token: CancelToken) {
         let tls = self.tls.connector.clone().filter(|_| !is_local(&self.config));
-        let sent = timeout(FAREWELL, cancel::send(&self.config, tls, token)).await;
-        if !matches!(sent, Ok(Ok(()))) {
+        if cancel::send(&self.config, tls, token).await.is_err() {
             tracing::debug!(catalog = %self.server.catalog, "the server could not be asked to cancel a statement");
         }
     }
@@ -504,10 +503,13 @@ impl Drop for Connection {
         let pool = Arc::clone(&self.pool);
         self.runtime.spawn(async move {
             if !wire.client.is_closed() {
-                pool.cancel(wire.client.cancel_token()).await;
-                // Its end, and not only the request for it: the budget counts what runs, and pgbouncer before 1.21 may crash when a client
-                // leaves while its cancel is under way (pgbouncer/pgbouncer#822).
-                let _ = timeout(FAREWELL, wire.client.batch_execute("ROLLBACK")).await;
+                let farewell = async {
+                    pool.cancel(wire.client.cancel_token()).await;
+                    // Its end, and not only the request for it: the budget counts what runs, and pgbouncer before 1.21 may crash when a
+                    // client leaves while its cancel is under way (pgbouncer/pgbouncer#822).
+                    wire.client.batch_execute("ROLLBACK").await
+                };
+                let _ = timeout(FAREWELL, farewell).await;
             }
             drop(wire);
             drop(permits);

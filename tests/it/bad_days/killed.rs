@@ -87,7 +87,8 @@ fn slow(sources: &Sources, kind: Kind) -> (String, Vec<String>) {
 struct Seen {
     /// By name where they have one: backends of Postgres, statements of ClickHouse.
     named: Vec<String>,
-    connections: usize,
+    /// Connections that have ended: the task that runs again elsewhere opens others at once.
+    ended: usize,
     streams_left: usize,
 }
 
@@ -101,7 +102,7 @@ impl Seen {
         let name = |what: String| what.split_whitespace().next().unwrap_or_default().to_string();
         Self {
             named: running.into_iter().filter(is_scan).map(name).collect(),
-            connections: if kind == InKafka { sources.line(kind).open() } else { 0 },
+            ended: if kind == InKafka { sources.line(kind).ended() } else { 0 },
             streams_left: if kind == BigQuery { sources.bigquery.state().left } else { 0 },
         }
     }
@@ -109,6 +110,6 @@ impl Seen {
     /// The victim's: every scan that was running where there was one, a connection, a stream.
     fn has_lost_some_of(&self, before: &Self) -> bool {
         let named = !before.named.is_empty() && !before.named.iter().any(|name| self.named.contains(name));
-        named || self.connections < before.connections || self.streams_left > before.streams_left
+        named || self.ended > before.ended || self.streams_left > before.streams_left
     }
 }

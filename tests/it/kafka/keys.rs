@@ -78,7 +78,10 @@ for n in range(12):
             String::new(),
         ),
         (
-            &format!("SELECT TIMESTAMP '{early}' AS k UNION ALL SELECT TIMESTAMP '{late}'"),
+            &format!(
+                "SELECT arrow_cast(TIMESTAMP '{early}', 'Timestamp(Microsecond, None)') AS k UNION ALL \
+                 SELECT arrow_cast(TIMESTAMP '{late}', 'Timestamp(Microsecond, None)')"
+            ),
             "keyed_appended",
             "_timestamp = k",
             // Records of one batch may share their time.
