@@ -27,12 +27,13 @@ async fn an_executor_killed_in_mid_scan_leaves_nothing_running_in_any_source() {
     for kind in ALL {
         let (sql, answer) = slow(&sources, kind);
         let asked = bed.ask(&sql).await;
-        let task = bed.running_task(&asked.id, 1).await;
         if kind == InKafka {
             sources.until_in_the_middle(kind).await;
         }
         sources.until_running(kind).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
+        // One that still waits: others may be done by now.
+        let task = bed.running_task(&asked.id, 1).await;
         let victim = bed.process_of(&task.executor).await;
         let before = Seen::now(&sources, kind).await;
         bed.cluster.executors[victim].kill();
