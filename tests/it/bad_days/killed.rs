@@ -13,6 +13,8 @@ use crate::bigquery::mock_google::Step;
 use crate::chaos::executors::LOSSES;
 
 const ANSWER: Duration = Duration::from_secs(60);
+/// After so long a newcomer uses its share of the connections.
+const GROWN: Duration = Duration::from_secs(4);
 /// A server looks each second whether its client is there.
 const NOTICED: Duration = Duration::from_secs(3);
 
@@ -48,6 +50,8 @@ async fn an_executor_killed_in_mid_scan_leaves_nothing_running_in_any_source() {
         assert_eq!(asked.answer(ANSWER).await.expect("the query survives"), [answer], "{kind:?}");
         sources.until_gone(kind, "the query has ended").await;
         bed.add_executor().await;
+        // A newcomer waits before it opens connections: the others must have closed some of theirs.
+        tokio::time::sleep(GROWN).await;
     }
     let error = bed.try_rows("SELECT * FROM denied.public.big").await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::SourceDenied, "{error:?}");
