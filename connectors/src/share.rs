@@ -109,6 +109,9 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
     use super::*;
 
     fn names(prefix: &str, count: usize) -> BTreeSet<String> {
@@ -147,18 +150,12 @@ mod tests {
 
     #[test]
     fn the_shares_of_random_clusters_make_up_the_budget() {
-        let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1;
-        let mut state = seed;
-        let mut next = |below: usize| {
-            // xorshift
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % below as u64) as usize
-        };
+        let seed: u64 = rand::random();
+        let mut random = StdRng::seed_from_u64(seed);
         for _ in 0..3000 {
-            let (coordinators, executors) = (next(6), next(40));
-            let budget = Budget { connections: next(200), coordinator_least: 1 + next(3) };
+            let (coordinators, executors) = (random.random_range(0..6), random.random_range(0..40));
+            let (connections, coordinator_least) = (random.random_range(0..200), random.random_range(1..4));
+            let budget = Budget { connections, coordinator_least };
             let (planning, reading) = shares(budget, coordinators, executors);
             let sum: usize = planning.iter().chain(&reading).sum();
             let needed = budget.needed(coordinators, executors);

@@ -1,6 +1,6 @@
 """A large result and a slow reader: no side may hold the result in memory, and no message may be larger than plain gRPC takes.
 
-The slice reads about 480 MB at 32 MB/s; `make soak` (TOWNLAKE_SOAK=1) reads 5 GB, the first minute of it at 4 MB/s.
+The slice reads about 300 MB at 24 MB/s; `make soak` (TOWNLAKE_SOAK=1) reads 5 GB, the first minute of it at 4 MB/s.
 """
 
 import os
@@ -11,11 +11,11 @@ import pytest
 
 SOAK = bool(os.environ.get("TOWNLAKE_SOAK"))
 #: Of lineitem at scale 0.1: about 80 MB each as Arrow.
-COPIES = 64 if SOAK else 6
+COPIES = 64 if SOAK else 4
 #: Bytes a second, and for how many seconds.
-SPEED, SLOW_FOR = (4 << 20, 60) if SOAK else (32 << 20, 3600)
-#: What coordinator, executors and this client may grow by: less than half of the slice. Of the executors' 2 GB, results may have 64.
-LIMIT = 160 << 20
+SPEED, SLOW_FOR = (4 << 20, 60) if SOAK else (24 << 20, 3600)
+#: What coordinator, executors and this client may grow by: less than half of the slice. Of it, results may have 63 MB in an executor's memory.
+LIMIT = 96 << 20
 #: What a gRPC client takes that was told nothing.
 MESSAGE = 4 << 20
 MAX_MESSAGE = "adbc.flight.sql.client_option.with_max_msg_size"

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{StringArray, StringBuilder};
 use csv_core::ReadRecordResult;
 
+use super::formats::twice;
 use super::misfit::{BATCH_BYTES, LONGEST_ROW, Misfit};
 
 /// A row of more values than that is none.
@@ -117,6 +118,12 @@ impl CsvRows {
         let Some(names) = &self.names else {
             let names = (0..ends.len()).map(|place| value(place).map(str::to_string)).collect::<Result<Vec<_>, _>>();
             let names = names.map_err(|_| Misfit::row(line, "a name that is no UTF-8"))?;
+            // Who learns the columns tells it in his own words.
+            if self.wanted.is_some()
+                && let Some(twice) = twice(names.iter().map(String::as_str))
+            {
+                return Err(Misfit::row(line, format!("column {twice} is there twice")));
+            }
             let is_wanted = |name: &String| self.wanted.as_ref().is_none_or(|wanted| wanted.contains(name));
             let wanted = names.iter().enumerate().filter(|(_, name)| is_wanted(name));
             self.columns = wanted.map(|(place, _)| Kept { place, values: StringBuilder::new() }).collect();

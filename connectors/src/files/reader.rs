@@ -18,7 +18,7 @@ use townlake_common::{Error, ErrorCode, Result};
 
 use super::csv_rows::{CsvBatch, CsvRows};
 use super::csv_values::parsed;
-use super::formats::{Format, twice};
+use super::formats::Format;
 use super::json_rows::JsonRows;
 use super::misfit::Misfit;
 use super::parquet_file::ParquetFile;
@@ -209,12 +209,7 @@ impl Lines {
             }
         }
         Ok(match &mut self.decoder {
-            Decoder::Csv(rows, schema) => {
-                if let Some(twice) = twice(rows.names().unwrap_or_default().iter().map(String::as_str)) {
-                    return Err(Misfit::row(1, format!("column {twice} is there twice")).into());
-                }
-                rows.flush().map(|batch| typed(&batch, schema)).transpose()?
-            }
+            Decoder::Csv(rows, schema) => rows.flush().map(|batch| typed(&batch, schema)).transpose()?,
             Decoder::Json(rows) => rows.flush()?,
         })
     }

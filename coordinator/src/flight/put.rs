@@ -31,7 +31,7 @@ const MAX_PARAMETER_ROWS: usize = 10_000;
 pub async fn run_update(
     parts: &Parts,
     session: &Arc<Session>,
-    prepared: &Prepared,
+    prepared: &Arc<Prepared>,
     parameters: Option<RecordBatch>,
 ) -> Result<i64> {
     let mut counted = parts.metrics.query_started();

@@ -12,7 +12,7 @@ use townlake_common::{Error, Result};
 
 use super::registry::{QueryState, Tracked};
 use super::rows::Source;
-use super::service::Run;
+use super::service::{Prepared, Run};
 use super::statement::Statement;
 
 /// How often a query is run at most.
@@ -56,22 +56,23 @@ pub(super) struct Again {
 
 impl Again {
     /// Of a query whose rows have these columns; `None` for what is run once.
-    pub(super) fn of(run: &Run<'_>, statement: &Statement, tries: Tries, schema: &SchemaRef) -> Option<Self> {
-        let Statement::Query(ast) = statement else { return None };
+    pub(super) fn of(run: &Run<'_>, prepared: &Arc<Prepared>, tries: Tries, schema: &SchemaRef) -> Option<Self> {
         if tries == Tries(0) {
             return None;
         }
         let (service, session) = (Arc::clone(run.service), Arc::clone(run.session));
         let (tracked, settings, parameters) = (Arc::clone(&run.tracked), run.settings.clone(), run.parameters.clone());
-        let (ast, schema) = (ast.clone(), Arc::clone(schema));
+        let (prepared, schema) = (Arc::clone(prepared), Arc::clone(schema));
         let run = move |lost: Error| {
             let (service, session, tracked) = (Arc::clone(&service), Arc::clone(&session), Arc::clone(&tracked));
             let (settings, parameters) = (settings.clone(), parameters.clone());
-            let (ast, schema) = (ast.clone(), Arc::clone(&schema));
+            let (prepared, schema) = (Arc::clone(&prepared), Arc::clone(&schema));
             let run = async move {
+                // Nothing else has tries.
+                let Statement::Query(ast) = &prepared.statement else { return Err(lost) };
                 anew(&tracked, &lost).await;
                 let run = Run { service: &service, session: &session, tracked, settings, parameters };
-                let planned = run.planner().plan(&ast).await?;
+                let planned = run.planner().plan(ast).await?;
                 let (columns, source) = run.start_query(planned).await?;
                 if columns != schema {
                     return Err(lost); // the client was told of others

@@ -213,7 +213,7 @@ impl QueryService {
     pub async fn execute(
         self: &Arc<Self>,
         session: &Arc<Session>,
-        prepared: &Prepared,
+        prepared: &Arc<Prepared>,
         parameters: Option<RecordBatch>,
         id: Option<QueryId>,
     ) -> Result<Running> {
@@ -247,7 +247,7 @@ impl QueryService {
         match started {
             Ok((schema, source)) => {
                 let counted = prepared.kind == StatementKind::Query;
-                let again = Again::of(&run, &prepared.statement, tries, &schema);
+                let again = Again::of(&run, prepared, tries, &schema);
                 let rows = rows(begun, Arc::clone(&schema), (source, again), limits, counted);
                 Ok(Running { id, schema, rows })
             }

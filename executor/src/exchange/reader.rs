@@ -50,11 +50,15 @@ impl ExchangeReaderExec {
         let mut elsewhere = reader.with_work_dir(work_dir.to_string()).with_client_pool(clients);
         let mut here = Vec::with_capacity(elsewhere.partition.len());
         for locations in &mut elsewhere.partition {
-            let (in_memory, rest) = std::mem::take(locations)
-                .into_iter()
-                .partition::<Vec<_>, _>(|location| find(location, own, memory).is_some());
-            *locations = rest;
-            here.push(in_memory.iter().filter_map(|location| find(location, own, memory)).collect());
+            let mut found = Vec::new();
+            locations.retain(|location| match find(location, own, memory) {
+                Some(in_memory) => {
+                    found.push(in_memory);
+                    false
+                }
+                None => true,
+            });
+            here.push(found);
         }
         Self { whole: reader.clone(), here, elsewhere, metrics: ExecutionPlanMetricsSet::new() }
     }

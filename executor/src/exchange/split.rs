@@ -1,6 +1,5 @@
 //! How the rows of a task are cut into partitions.
 
-use std::mem;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -138,11 +137,8 @@ pub(crate) fn merged(inputs: Vec<Vec<Vec<RecordBatch>>>) -> Vec<Vec<RecordBatch>
     let mut merged: Vec<Vec<RecordBatch>> = Vec::new();
     for parts in inputs {
         merged.resize_with(merged.len().max(parts.len()), Vec::new);
-        for (into, mut part) in merged.iter_mut().zip(parts) {
-            match into.is_empty() {
-                true => *into = mem::take(&mut part),
-                false => into.append(&mut part),
-            }
+        for (into, part) in merged.iter_mut().zip(parts) {
+            into.extend(part);
         }
     }
     merged
